@@ -1,0 +1,317 @@
+//! The configuration file as it is typed: TOML, every key optional, unknown keys refused.
+//!
+//! The defaults stand in the `Default` impls here and nowhere else;
+//! `deploy/longshore.toml` shows them with comments, and a test holds the two equal.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+/// The whole file.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct File {
+    /// The format of this file; 1.
+    pub version: u32,
+    /// Folder of what must survive a reboot (`<root>` of the built-in plugin's layout).
+    pub root: PathBuf,
+    /// Folder of what goes with a reboot (`<state>`).
+    pub state: PathBuf,
+    /// The CRI socket.
+    pub server: Server,
+    /// The containerd that does the work.
+    pub containerd: ContainerdSection,
+    /// Logs of the server itself.
+    pub log: Log,
+    /// Pod networks.
+    pub cni: Cni,
+    /// Pod sandboxes.
+    pub sandbox: Sandbox,
+    /// Containers.
+    pub container: ContainerSection,
+    /// Images.
+    pub image: Image,
+    /// OCI runtimes.
+    pub runtime: Runtimes,
+}
+
+/// `[server]`
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Server {
+    /// The Unix socket of the CRI.
+    pub listen: PathBuf,
+    /// What Version says as `runtime_name`, the prefix of container ids in pod status (SVC-06).
+    pub runtime_name: String,
+    /// Seconds that running calls get to end after SIGTERM.
+    pub shutdown_timeout_s: u64,
+}
+
+/// `[containerd]`
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct ContainerdSection {
+    /// containerd's gRPC socket.
+    pub address: PathBuf,
+    /// containerd's namespace.
+    pub namespace: String,
+    /// Seconds after which a containerd call without a limit of its own fails.
+    pub call_timeout_s: u64,
+    /// Start although the built-in CRI plugin is active in the same namespace.
+    pub allow_builtin_cri: bool,
+}
+
+/// `[log]`
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Log {
+    /// error, warn, info, debug or trace.
+    pub level: String,
+    /// text or json.
+    pub format: String,
+}
+
+/// `[cni]`
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Cni {
+    /// Folder of network configurations.
+    pub conf_dir: PathBuf,
+    /// Folders of plugin binaries, searched in order.
+    pub bin_dirs: Vec<PathBuf>,
+    /// How many configurations are used, in lexical order; 0 means all.
+    pub max_conf_num: usize,
+    /// libcni's cache folder.
+    pub cache_dir: PathBuf,
+    /// Where network namespaces are pinned.
+    pub netns_dir: PathBuf,
+    /// ipv4, ipv6 or cni: which address of several is the pod's first.
+    pub ip_preference: String,
+    /// Add the networks of one pod one after the other.
+    pub serial: bool,
+    /// internal: `lo` is brought up by longshore; plugin: by the loopback plugin.
+    pub loopback: String,
+    /// Template of the configuration that UpdateRuntimeConfig writes; empty means none.
+    pub conf_template: String,
+    /// Seconds after which a plugin is killed.
+    pub timeout_s: u64,
+    /// Call the plugins' GC (CNI 1.1) after start.
+    pub gc: bool,
+}
+
+/// `[sandbox]`
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Sandbox {
+    /// Reference of the pause image; empty means the one built in.
+    pub image: String,
+    /// Pods may bind ports below 1024 without a capability (SBX-31).
+    pub unprivileged_ports: bool,
+    /// Pods may send ICMP echo without a capability (SBX-31).
+    pub unprivileged_icmp: bool,
+    /// yes, no or auto: never ask for an OOM score below the server's own. auto means
+    /// yes exactly where the server lacks CAP_SYS_RESOURCE.
+    pub restrict_oom_score_adj: String,
+    /// Bytes of a pod's /dev/shm.
+    pub shm_bytes: u64,
+    /// Seconds that making a pod's task may take.
+    pub start_timeout_s: u64,
+}
+
+/// `[container]`
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct ContainerSection {
+    /// The longest content of one log entry; 0 means no limit (LOG-04).
+    pub log_line_bytes_max: usize,
+    /// Bytes of each of stdout and stderr that ExecSync keeps (EXE-03).
+    pub exec_sync_bytes_max: usize,
+    /// Seconds that ExecSync waits for the end of output after the process ended (EXE-05).
+    pub exec_drain_timeout_s: u64,
+    /// Seconds that an exit waits for the end of output (CTR-46).
+    pub exit_drain_timeout_s: u64,
+    /// Leave out the volumes that images declare (CTR-08).
+    pub ignore_image_volumes: bool,
+    /// Seccomp profile where the kubelet gives none: empty (unconfined) or RuntimeDefault.
+    pub unset_seccomp_profile: String,
+    /// Tolerate missing cgroup controllers of resources asked for.
+    pub tolerate_missing_hugetlb_controller: bool,
+    /// Give a device node in a container the container's user and group.
+    pub device_ownership_from_security_context: bool,
+}
+
+/// `[image]`
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Image {
+    /// Folders with one folder a registry, each with a hosts.toml.
+    pub registry_config_dirs: Vec<PathBuf>,
+    /// The snapshotter of handlers that do not name one.
+    pub snapshotter: String,
+    /// Layers of one image that are fetched at the same time.
+    pub max_concurrent_downloads: usize,
+    /// Seconds without a byte after which a pull fails; 0 means never.
+    pub pull_progress_timeout_s: u64,
+    /// References that the kubelet must never collect, besides the pause image.
+    pub pinned: Vec<String>,
+}
+
+/// `[runtime]`
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Runtimes {
+    /// The handler of pods that name none.
+    pub default: String,
+    /// systemd, cgroupfs or auto: for handlers whose options do not say.
+    pub cgroup_driver: String,
+    /// The handlers by name.
+    pub handlers: BTreeMap<String, Handler>,
+}
+
+/// `[runtime.handlers.NAME]`
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Handler {
+    /// containerd's name of the runtime; io.containerd.runc.v2 when empty.
+    #[serde(rename = "type")]
+    pub kind: String,
+    /// Path of the shim binary, if not found by its name.
+    pub path: String,
+    /// Snapshotter of this handler's pods; empty means the default one.
+    pub snapshotter: String,
+    /// concurrent or first: whether the pause container may be made before the network
+    /// is there. Empty means concurrent for runc's shim and first for all others.
+    pub network: String,
+    /// CNI configuration folder of this handler's pods; empty means the default one.
+    pub cni_conf_dir: PathBuf,
+    /// Like cni.max_conf_num, for cni_conf_dir.
+    pub cni_max_conf_num: usize,
+    /// Globs of pod annotations that go into the OCI specs (SBX-36).
+    pub pod_annotations: Vec<String>,
+    /// Globs of container annotations that go into the OCI spec.
+    pub container_annotations: Vec<String>,
+    /// Privileged containers do not get the host's devices (OCI-16).
+    pub privileged_without_host_devices: bool,
+    /// The cgroup mount of containers is writable (OCI-39).
+    pub cgroup_writable: bool,
+    /// JSON file of an OCI spec that CRI values are laid over (OCI-48).
+    pub base_runtime_spec: PathBuf,
+    /// The shim's options: BinaryName, Root, SystemdCgroup, NoPivotRoot, NoNewKeyring,
+    /// ShimCgroup, IoUid, IoGid, CriuImagePath, CriuWorkPath for runc; ConfigPath or
+    /// anything else (passed as TOML) for others.
+    pub options: toml::Table,
+}
+
+impl Default for File {
+    fn default() -> File {
+        File {
+            version: 1,
+            root: "/var/lib/longshore".into(),
+            state: "/run/longshore".into(),
+            server: Server::default(),
+            containerd: ContainerdSection::default(),
+            log: Log::default(),
+            cni: Cni::default(),
+            sandbox: Sandbox::default(),
+            container: ContainerSection::default(),
+            image: Image::default(),
+            runtime: Runtimes::default(),
+        }
+    }
+}
+
+impl Default for Server {
+    fn default() -> Server {
+        Server {
+            listen: "/run/longshore/longshore.sock".into(),
+            runtime_name: "containerd".into(),
+            shutdown_timeout_s: 30,
+        }
+    }
+}
+
+impl Default for ContainerdSection {
+    fn default() -> ContainerdSection {
+        ContainerdSection {
+            address: "/run/containerd/containerd.sock".into(),
+            namespace: "k8s.io".into(),
+            call_timeout_s: 60,
+            allow_builtin_cri: false,
+        }
+    }
+}
+
+impl Default for Log {
+    fn default() -> Log {
+        Log { level: "info".into(), format: "text".into() }
+    }
+}
+
+impl Default for Cni {
+    fn default() -> Cni {
+        Cni {
+            conf_dir: "/etc/cni/net.d".into(),
+            bin_dirs: vec!["/opt/cni/bin".into(), "/usr/lib/cni".into()],
+            max_conf_num: 1,
+            cache_dir: "/var/lib/cni".into(),
+            netns_dir: "/var/run/netns".into(),
+            ip_preference: "ipv4".into(),
+            serial: false,
+            loopback: "internal".into(),
+            conf_template: String::new(),
+            timeout_s: 220,
+            gc: false,
+        }
+    }
+}
+
+impl Default for Sandbox {
+    fn default() -> Sandbox {
+        Sandbox {
+            image: String::new(),
+            unprivileged_ports: true,
+            unprivileged_icmp: true,
+            restrict_oom_score_adj: "auto".into(),
+            shm_bytes: 64 << 20,
+            start_timeout_s: 220,
+        }
+    }
+}
+
+impl Default for ContainerSection {
+    fn default() -> ContainerSection {
+        ContainerSection {
+            log_line_bytes_max: 16 << 10,
+            exec_sync_bytes_max: 16 << 20,
+            exec_drain_timeout_s: 5,
+            exit_drain_timeout_s: 10,
+            ignore_image_volumes: false,
+            unset_seccomp_profile: String::new(),
+            tolerate_missing_hugetlb_controller: true,
+            device_ownership_from_security_context: false,
+        }
+    }
+}
+
+impl Default for Image {
+    fn default() -> Image {
+        Image {
+            registry_config_dirs: vec!["/etc/containerd/certs.d".into(), "/etc/docker/certs.d".into()],
+            snapshotter: "overlayfs".into(),
+            max_concurrent_downloads: 3,
+            pull_progress_timeout_s: 300,
+            pinned: Vec::new(),
+        }
+    }
+}
+
+impl Default for Runtimes {
+    fn default() -> Runtimes {
+        Runtimes {
+            default: "runc".into(),
+            cgroup_driver: "auto".into(),
+            handlers: BTreeMap::from([("runc".into(), Handler::default())]),
+        }
+    }
+}

@@ -1,0 +1,177 @@
+//! Runtime handlers: which shim runs a pod, with which options (SBX-11, COX-12).
+
+use std::path::PathBuf;
+
+use prost::Message;
+use prost_types::Any;
+
+use super::file;
+use super::{Problem, problem};
+use crate::proto::{runc, runtimeoptions};
+
+/// containerd's name of runc's shim, which also runs crun and nvidia's wrapper.
+pub const RUNC_SHIM: &str = "io.containerd.runc.v2";
+
+/// When the pause container is made, seen from the pod's network (design D6).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NetworkOrder {
+    /// At the same time: the runtime only needs the namespace to exist.
+    Concurrent,
+    /// After it: the runtime looks at the interfaces when it starts (VM runtimes).
+    First,
+}
+
+/// The cgroup driver, which decides how cgroup paths are written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CgroupDriver {
+    /// systemd makes the cgroups: `slice:prefix:name`.
+    Systemd,
+    /// The runtime makes them itself: a path.
+    Cgroupfs,
+}
+
+/// One handler, validated.
+#[derive(Clone, Debug)]
+pub struct Handler {
+    /// The name pods ask for.
+    pub name: String,
+    /// containerd's name of the shim.
+    pub shim: String,
+    /// Path of the shim binary, when given.
+    pub shim_path: Option<String>,
+    /// The shim's options as containerd wants them.
+    pub options: Option<Any>,
+    /// The OCI runtime's binary (for its `features`), when the shim is runc's.
+    pub binary: Option<String>,
+    /// The snapshotter of this handler's pods.
+    pub snapshotter: String,
+    /// Order of network and pause container.
+    pub network: NetworkOrder,
+    /// CNI configuration of its own.
+    pub cni: Option<(PathBuf, usize)>,
+    /// Globs of pod annotations for the OCI specs.
+    pub pod_annotations: Vec<String>,
+    /// Globs of container annotations for the OCI spec.
+    pub container_annotations: Vec<String>,
+    /// Privileged containers do not get host devices.
+    pub privileged_without_host_devices: bool,
+    /// The cgroup mount of containers is writable.
+    pub cgroup_writable: bool,
+    /// The base OCI spec, read and parsed.
+    pub base_spec: Option<serde_json::Value>,
+    /// The cgroup driver in force.
+    pub cgroup_driver: CgroupDriver,
+}
+
+impl Handler {
+    pub(super) fn new(
+        name: &str,
+        typed: &file::Handler,
+        default_snapshotter: &str,
+        driver: CgroupDriver,
+    ) -> Result<Handler, Problem> {
+        let key = |field: &str| format!("runtime.handlers.{name}.{field}");
+        let shim = if typed.kind.is_empty() { RUNC_SHIM.to_owned() } else { typed.kind.clone() };
+        let is_runc = shim == RUNC_SHIM;
+        let network = match typed.network.as_str() {
+            "concurrent" => NetworkOrder::Concurrent,
+            "first" => NetworkOrder::First,
+            "" if is_runc => NetworkOrder::Concurrent,
+            "" => NetworkOrder::First,
+            _ => return Err(problem(key("network"), "must be \"concurrent\" or \"first\"")),
+        };
+        let base_spec = if typed.base_runtime_spec.as_os_str().is_empty() {
+            None
+        } else {
+            let path = &typed.base_runtime_spec;
+            let text = std::fs::read_to_string(path)
+                .map_err(|error| problem(key("base_runtime_spec"), format!("read {path:?}: {error}")))?;
+            let spec = serde_json::from_str::<serde_json::Value>(&text)
+                .map_err(|error| problem(key("base_runtime_spec"), format!("parse {path:?}: {error}")))?;
+            if !spec.is_object() {
+                return Err(problem(key("base_runtime_spec"), format!("{path:?} is not a JSON object")));
+            }
+            Some(spec)
+        };
+        let mut cgroup_driver = driver;
+        let (options, binary) = if is_runc {
+            if let Some(systemd) = typed.options.get("SystemdCgroup").and_then(toml::Value::as_bool) {
+                cgroup_driver = if systemd { CgroupDriver::Systemd } else { CgroupDriver::Cgroupfs };
+            }
+            let options = runc_options(&typed.options, cgroup_driver)
+                .map_err(|(option, message)| problem(key(&format!("options.{option}")), message))?;
+            let binary =
+                if options.binary_name.is_empty() { "runc".into() } else { options.binary_name.clone() };
+            (Some(any("containerd.runc.v1.Options", &options)), Some(binary))
+        } else {
+            (other_options(&typed.options), None)
+        };
+        Ok(Handler {
+            name: name.to_owned(),
+            shim,
+            shim_path: Some(typed.path.clone()).filter(|path| !path.is_empty()),
+            options,
+            binary,
+            snapshotter: if typed.snapshotter.is_empty() {
+                default_snapshotter.to_owned()
+            } else {
+                typed.snapshotter.clone()
+            },
+            network,
+            cni: (!typed.cni_conf_dir.as_os_str().is_empty())
+                .then(|| (typed.cni_conf_dir.clone(), typed.cni_max_conf_num)),
+            pod_annotations: typed.pod_annotations.clone(),
+            container_annotations: typed.container_annotations.clone(),
+            privileged_without_host_devices: typed.privileged_without_host_devices,
+            cgroup_writable: typed.cgroup_writable,
+            base_spec,
+            cgroup_driver,
+        })
+    }
+}
+
+/// containerd's short type URLs have no domain in front.
+fn any(type_url: &str, message: &impl Message) -> Any {
+    Any { type_url: type_url.to_owned(), value: message.encode_to_vec() }
+}
+
+fn runc_options(table: &toml::Table, driver: CgroupDriver) -> Result<runc::Options, (String, String)> {
+    let mut options = runc::Options { systemd_cgroup: driver == CgroupDriver::Systemd, ..Default::default() };
+    for (name, value) in table {
+        let wrong = |want: &str| (name.clone(), format!("must be {want}"));
+        let text = || value.as_str().map(str::to_owned).ok_or_else(|| wrong("a string"));
+        let flag = || value.as_bool().ok_or_else(|| wrong("true or false"));
+        let number = || {
+            let number = value.as_integer().and_then(|number| u32::try_from(number).ok());
+            number.ok_or_else(|| wrong("a number from 0 to 4294967295"))
+        };
+        match name.as_str() {
+            "BinaryName" => options.binary_name = text()?,
+            "Root" => options.root = text()?,
+            "ShimCgroup" => options.shim_cgroup = text()?,
+            "CriuPath" => options.criu_path = text()?,
+            "CriuImagePath" => options.criu_image_path = text()?,
+            "CriuWorkPath" => options.criu_work_path = text()?,
+            "SystemdCgroup" => options.systemd_cgroup = flag()?,
+            "NoPivotRoot" => options.no_pivot_root = flag()?,
+            "NoNewKeyring" => options.no_new_keyring = flag()?,
+            "IoUid" => options.io_uid = number()?,
+            "IoGid" => options.io_gid = number()?,
+            _ => return Err((name.clone(), "is not an option of runc's shim".into())),
+        }
+    }
+    Ok(options)
+}
+
+fn other_options(table: &toml::Table) -> Option<Any> {
+    if table.is_empty() {
+        return None;
+    }
+    let text = |key: &str| table.get(key).and_then(toml::Value::as_str).unwrap_or_default().to_owned();
+    let options = runtimeoptions::Options {
+        type_url: text("TypeUrl"),
+        config_path: text("ConfigPath"),
+        config_body: table.to_string().into_bytes(),
+    };
+    Some(any("runtimeoptions.v1.Options", &options))
+}

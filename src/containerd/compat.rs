@@ -1,0 +1,160 @@
+//! What differs between containerd 1.6, 1.7 and 2.x, as capabilities with a meaning.
+//!
+//! Asked once a connection; the rest of the crate asks these methods and never the
+//! version (VER-01). Plugins are not matched by full names alone, since types were
+//! renamed between 1.x and 2.x (VER-09).
+
+/// A plugin of the connected containerd.
+#[derive(Clone, Debug)]
+pub(super) struct Plugin {
+    pub(super) kind: String,
+    pub(super) id: String,
+    pub(super) root: Option<String>,
+    pub(super) capabilities: Vec<String>,
+    pub(super) is_loaded: bool,
+}
+
+/// What the connected containerd is.
+#[derive(Clone, Debug)]
+pub struct Capabilities {
+    version: String,
+    plugins: Vec<Plugin>,
+}
+
+impl Capabilities {
+    pub(super) fn new(version: String, plugins: Vec<Plugin>) -> Capabilities {
+        Capabilities { version, plugins }
+    }
+
+    /// The version as containerd says it: `1.6.20~ds1`, `v2.1.9+ds1`, …
+    #[must_use]
+    pub fn raw_version(&self) -> &str {
+        &self.version
+    }
+
+    /// The version as a semantic version, which the kubelet parses (SVC-05).
+    #[must_use]
+    pub fn semantic_version(&self) -> String {
+        semantic_version(&self.version)
+    }
+
+    /// Whether the built-in CRI plugin runs in this containerd (COX-02).
+    #[must_use]
+    pub fn builtin_cri_active(&self) -> bool {
+        self.plugins.iter().any(|plugin| {
+            plugin.is_loaded
+                && ((plugin.kind == "io.containerd.grpc.v1" && plugin.id == "cri")
+                    || (plugin.kind == "io.containerd.cri.v1" && plugin.id == "runtime"))
+        })
+    }
+
+    /// Names of the loaded snapshotters.
+    pub fn snapshotters(&self) -> impl Iterator<Item = &str> {
+        self.plugins
+            .iter()
+            .filter(|plugin| plugin.is_loaded && plugin.kind == "io.containerd.snapshotter.v1")
+            .map(|plugin| plugin.id.as_str())
+    }
+
+    /// The folder of a snapshotter (VER-12): what it says itself, or where containerd
+    /// keeps the data of a plugin of that name.
+    #[must_use]
+    pub fn snapshotter_root(&self, snapshotter: &str) -> Option<String> {
+        let of = |id: &str| {
+            self.plugins
+                .iter()
+                .find(|plugin| plugin.kind == "io.containerd.snapshotter.v1" && plugin.id == id)
+        };
+        if let Some(root) = of(snapshotter).and_then(|plugin| plugin.root.clone()) {
+            return Some(root);
+        }
+        // Proxy snapshotters: beside one that tells.
+        let (known, root) = self.plugins.iter().find_map(|plugin| {
+            (plugin.kind == "io.containerd.snapshotter.v1")
+                .then(|| plugin.root.as_deref().map(|root| (plugin.id.as_str(), root)))
+                .flatten()
+        })?;
+        let base = root.strip_suffix(&format!("io.containerd.snapshotter.v1.{known}"))?;
+        Some(format!("{base}io.containerd.snapshotter.v1.{snapshotter}"))
+    }
+
+    /// Whether a snapshotter can map ids when it mounts.
+    #[must_use]
+    pub fn snapshotter_remaps_ids(&self, snapshotter: &str) -> bool {
+        self.plugins.iter().any(|plugin| {
+            plugin.kind == "io.containerd.snapshotter.v1"
+                && plugin.id == snapshotter
+                && plugin.capabilities.iter().any(|capability| capability == "remap-ids")
+        })
+    }
+}
+
+/// `MAJOR.MINOR.PATCH` of whatever a build calls itself; 0.0.0 if there is nothing.
+pub(super) fn semantic_version(raw: &str) -> String {
+    let mut numbers = raw
+        .trim_start_matches('v')
+        .split(|c: char| !c.is_ascii_digit() && c != '.')
+        .next()
+        .unwrap_or_default()
+        .split('.')
+        .map(|part| part.parse::<u64>().unwrap_or(0))
+        .chain(std::iter::repeat(0));
+    let mut next = || numbers.next().unwrap_or(0);
+    format!("{}.{}.{}", next(), next(), next())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn versions_become_semantic() {
+        for (raw, want) in [
+            ("1.6.20~ds1", "1.6.20"),
+            ("v2.3.4", "2.3.4"),
+            ("2.1.9+ds1", "2.1.9"),
+            ("1.7", "1.7.0"),
+            ("", "0.0.0"),
+            ("dev", "0.0.0"),
+        ] {
+            assert_eq!(semantic_version(raw), want, "{raw}");
+        }
+    }
+
+    fn plugin(kind: &str, id: &str, root: Option<&str>) -> Plugin {
+        Plugin {
+            kind: kind.into(),
+            id: id.into(),
+            root: root.map(Into::into),
+            capabilities: Vec::new(),
+            is_loaded: true,
+        }
+    }
+
+    #[test]
+    fn a_proxy_snapshotter_without_a_root_is_beside_the_others() {
+        let capabilities = Capabilities::new(
+            "2.1.9".into(),
+            vec![
+                plugin("io.containerd.snapshotter.v1", "stargz", None),
+                plugin(
+                    "io.containerd.snapshotter.v1",
+                    "overlayfs",
+                    Some("/d/io.containerd.snapshotter.v1.overlayfs"),
+                ),
+            ],
+        );
+        assert_eq!(
+            capabilities.snapshotter_root("stargz").as_deref(),
+            Some("/d/io.containerd.snapshotter.v1.stargz")
+        );
+    }
+
+    #[test]
+    fn the_builtin_plugin_is_found_under_both_names() {
+        let old = Capabilities::new(String::new(), vec![plugin("io.containerd.grpc.v1", "cri", None)]);
+        let new = Capabilities::new(String::new(), vec![plugin("io.containerd.cri.v1", "runtime", None)]);
+        let off = Capabilities::new(String::new(), vec![plugin("io.containerd.cri.v1", "images", None)]);
+        assert!(old.builtin_cri_active() && new.builtin_cri_active() && !off.builtin_cri_active());
+    }
+}

@@ -1,0 +1,233 @@
+//! The content store: blobs by digest.
+
+use std::collections::HashMap;
+
+use containerd_client::services::v1 as api;
+use containerd_client::services::v1::WriteAction;
+use containerd_client::services::v1::content_client::ContentClient;
+use prost_types::FieldMask;
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::Streaming;
+
+use super::wire::{Wire, leased};
+use super::{Containerd, MESSAGE_BYTES_MAX};
+use crate::error::{Error, Kind, Result, internal, unknown};
+
+/// A blob.
+#[derive(Clone, Debug, Default)]
+pub struct ContentInfo {
+    /// `sha256:…`
+    pub digest: String,
+    /// Bytes.
+    pub size: i64,
+    /// Labels: references to other content for the garbage collector, among others.
+    pub labels: HashMap<String, String>,
+}
+
+impl Containerd {
+    fn content(&self) -> ContentClient<Wire> {
+        ContentClient::new(self.wire.clone())
+            .max_decoding_message_size(MESSAGE_BYTES_MAX)
+            .max_encoding_message_size(MESSAGE_BYTES_MAX)
+    }
+
+    /// What is known of a blob.
+    ///
+    /// # Errors
+    /// NotFound.
+    pub async fn content_info(&self, digest: &str) -> Result<ContentInfo> {
+        let request = api::InfoRequest { digest: digest.into() };
+        let answer = self.unary("Content.Info", self.content().info(request)).await?;
+        answer.info.map(ContentInfo::from).ok_or_else(|| internal("containerd gave no content info"))
+    }
+
+    /// Sets labels of a blob; others stay.
+    ///
+    /// # Errors
+    /// NotFound.
+    pub async fn label_content(&self, digest: &str, labels: HashMap<String, String>) -> Result<()> {
+        let paths = labels.keys().map(|key| format!("labels.{key}")).collect();
+        let info = api::Info { digest: digest.into(), labels, ..Default::default() };
+        let request = api::UpdateRequest { info: Some(info), update_mask: Some(FieldMask { paths }) };
+        self.unary("Content.Update", self.content().update(request)).await.map(drop)
+    }
+
+    /// A whole blob of at most `bytes_max` bytes: manifests and configs.
+    ///
+    /// # Errors
+    /// NotFound; ResourceExhausted when it is larger.
+    pub async fn read_content(&self, digest: &str, bytes_max: usize) -> Result<Vec<u8>> {
+        let request = api::ReadContentRequest { digest: digest.into(), ..Default::default() };
+        let mut stream = self.unary("Content.Read", self.content().read(request)).await?;
+        let mut data = Vec::new();
+        loop {
+            let next = tokio::time::timeout(self.call_timeout, stream.message())
+                .await
+                .unwrap_or_else(|_| Err(tonic::Status::deadline_exceeded("the blob stopped half-way")));
+            let Some(chunk) = next.map_err(|status| super::error::from_status("Content.Read", &status))?
+            else {
+                return Ok(data);
+            };
+            if data.len() + chunk.data.len() > bytes_max {
+                return Err(Error::new(
+                    Kind::ResourceExhausted,
+                    format!("content {digest} has more than {bytes_max} bytes"),
+                ));
+            }
+            data.extend_from_slice(&chunk.data);
+        }
+    }
+
+    /// Deletes a blob; one that is gone is fine.
+    ///
+    /// # Errors
+    /// Those of containerd.
+    pub async fn delete_content(&self, digest: &str) -> Result<()> {
+        let request = api::DeleteContentRequest { digest: digest.into() };
+        match self.unary("Content.Delete", self.content().delete(request)).await {
+            Err(error) if !error.is_not_found() => Err(error),
+            _ => Ok(()),
+        }
+    }
+
+    /// Drops what an ingest has so far; one that is gone is fine.
+    ///
+    /// # Errors
+    /// Those of containerd.
+    pub async fn abort_ingest(&self, reference: &str) -> Result<()> {
+        let request = api::AbortRequest { r#ref: reference.into() };
+        match self.unary("Content.Abort", self.content().abort(request)).await {
+            Err(error) if !error.is_not_found() => Err(error),
+            _ => Ok(()),
+        }
+    }
+
+    /// Opens the ingest `reference` for a blob of `size` bytes with `digest`.
+    ///
+    /// # Errors
+    /// AlreadyExists if the blob is there; Unavailable if another writer has the ingest.
+    pub async fn write_content(
+        &self,
+        reference: &str,
+        size: i64,
+        digest: &str,
+        lease: Option<&str>,
+    ) -> Result<ContentWriter> {
+        let (requests, receiver) = mpsc::channel(4);
+        let open = api::WriteContentRequest {
+            action: WriteAction::Stat as i32,
+            r#ref: reference.into(),
+            total: size,
+            expected: digest.into(),
+            ..Default::default()
+        };
+        requests.send(open).await.map_err(|_| internal("the ingest's channel closed"))?;
+        let answers = self
+            .unary("Content.Write", self.content().write(leased(ReceiverStream::new(receiver), lease)))
+            .await?;
+        let mut writer = ContentWriter {
+            containerd: self.clone(),
+            requests,
+            answers,
+            offset: 0,
+            size,
+            digest: digest.into(),
+        };
+        writer.offset = writer.answer().await?.offset;
+        Ok(writer)
+    }
+}
+
+/// An open ingest. Dropping it keeps what was written for a later attempt.
+pub struct ContentWriter {
+    containerd: Containerd,
+    requests: mpsc::Sender<api::WriteContentRequest>,
+    answers: Streaming<api::WriteContentResponse>,
+    offset: i64,
+    size: i64,
+    digest: String,
+}
+
+impl ContentWriter {
+    /// Bytes that the ingest holds: where a resumed download goes on.
+    #[must_use]
+    pub fn offset(&self) -> i64 {
+        self.offset
+    }
+
+    /// Appends `data` (at most a few MiB at a time).
+    ///
+    /// # Errors
+    /// Unknown when containerd wrote less, Unavailable when it went away.
+    pub async fn write(&mut self, data: Vec<u8>) -> Result<()> {
+        let want = self.offset + i64::try_from(data.len()).unwrap_or(i64::MAX);
+        self.send(WriteAction::Write, data, HashMap::new()).await?;
+        self.offset = self.answer().await?.offset;
+        if self.offset != want {
+            return Err(unknown(format!(
+                "containerd's Content.Write: at offset {}, expected {want}",
+                self.offset
+            )));
+        }
+        Ok(())
+    }
+
+    /// Starts again at byte 0.
+    ///
+    /// # Errors
+    /// Unavailable when containerd went away.
+    pub async fn truncate(&mut self) -> Result<()> {
+        self.offset = 0;
+        self.send(WriteAction::Write, Vec::new(), HashMap::new()).await?;
+        self.offset = self.answer().await?.offset;
+        Ok(())
+    }
+
+    /// Ends the ingest: containerd checks size and digest.
+    ///
+    /// # Errors
+    /// FailedPrecondition for a wrong size or digest. That the blob exists is fine.
+    pub async fn commit(mut self, labels: HashMap<String, String>) -> Result<()> {
+        self.send(WriteAction::Commit, Vec::new(), labels).await?;
+        match self.answer().await {
+            Err(error) if error.kind() != Kind::AlreadyExists => Err(error),
+            _ => Ok(()),
+        }
+    }
+
+    async fn send(
+        &mut self,
+        action: WriteAction,
+        data: Vec<u8>,
+        labels: HashMap<String, String>,
+    ) -> Result<()> {
+        let request = api::WriteContentRequest {
+            action: action as i32,
+            total: self.size,
+            expected: self.digest.clone(),
+            offset: self.offset,
+            data,
+            labels,
+            ..Default::default()
+        };
+        // A closed channel means that the call has ended: its answer says why.
+        let _ = self.requests.send(request).await;
+        Ok(())
+    }
+
+    async fn answer(&mut self) -> Result<api::WriteContentResponse> {
+        let limit = self.containerd.call_timeout;
+        let next = tokio::time::timeout(limit, self.answers.message())
+            .await
+            .unwrap_or_else(|_| Err(tonic::Status::deadline_exceeded("no answer to a write")));
+        next.map_err(|status| super::error::from_status("Content.Write", &status))?
+            .ok_or_else(|| unknown("containerd's Content.Write: ended early"))
+    }
+}
+
+impl From<api::Info> for ContentInfo {
+    fn from(from: api::Info) -> Self {
+        Self { digest: from.digest, size: from.size, labels: from.labels }
+    }
+}

@@ -1,0 +1,62 @@
+//! What the connected containerd is and can do.
+
+use std::time::Duration;
+
+use containerd_client::services::v1 as api;
+use containerd_client::services::v1::introspection_client::IntrospectionClient;
+use containerd_client::services::v1::version_client::VersionClient;
+
+use super::compat::{Capabilities, Plugin};
+use super::{Containerd, MESSAGE_BYTES_MAX};
+use crate::error::{Kind, Result};
+
+impl Containerd {
+    /// containerd's version, as it says it. The cheapest call there is: also the ping.
+    ///
+    /// # Errors
+    /// Unavailable or DeadlineExceeded when it does not answer within `limit`.
+    pub async fn version(&self, limit: Duration) -> Result<String> {
+        let mut client = VersionClient::new(self.wire.clone());
+        Ok(self.unary_within(limit, "Version.Version", client.version(())).await?.version)
+    }
+
+    /// Asks everything that decides how containerd is spoken to (VER-01).
+    ///
+    /// # Errors
+    /// Unavailable when it does not answer.
+    pub(super) async fn introspect(&self) -> Result<Capabilities> {
+        let limit = Duration::from_secs(10);
+        let version = self.version(limit).await?;
+        let mut client =
+            IntrospectionClient::new(self.wire.clone()).max_decoding_message_size(MESSAGE_BYTES_MAX);
+        let plugins = self
+            .unary_within(limit, "Introspection.Plugins", client.plugins(api::PluginsRequest::default()))
+            .await?
+            .plugins
+            .into_iter()
+            .map(|plugin| Plugin {
+                kind: plugin.r#type,
+                id: plugin.id,
+                root: plugin.exports.get("root").cloned(),
+                capabilities: plugin.capabilities,
+                is_loaded: plugin.init_err.is_none(),
+            })
+            .collect();
+        Ok(Capabilities::new(version, plugins))
+    }
+
+    /// containerd's deprecation warnings, id and text; none where it does not tell (SVC-16).
+    ///
+    /// # Errors
+    /// Unavailable when it does not answer.
+    pub async fn deprecations(&self, limit: Duration) -> Result<Vec<(String, String)>> {
+        let mut client = IntrospectionClient::new(self.wire.clone());
+        match self.unary_within(limit, "Introspection.Server", client.server(())).await {
+            Ok(answer) => {
+                Ok(answer.deprecations.into_iter().map(|warning| (warning.id, warning.message)).collect())
+            }
+            Err(error) if error.kind() == Kind::Unimplemented => Ok(Vec::new()),
+            Err(error) => Err(error),
+        }
+    }
+}

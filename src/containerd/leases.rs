@@ -1,0 +1,74 @@
+//! Leases: what is made under one is not garbage collected while it exists.
+
+use std::collections::HashMap;
+
+use containerd_client::services::v1 as api;
+use containerd_client::services::v1::leases_client::LeasesClient;
+
+use super::wire::Wire;
+use super::{Containerd, MESSAGE_BYTES_MAX};
+use crate::error::{Kind, Result};
+
+/// A lease.
+#[derive(Clone, Debug)]
+pub struct Lease {
+    /// Id.
+    pub id: String,
+    /// Labels.
+    pub labels: HashMap<String, String>,
+}
+
+impl Containerd {
+    fn leases(&self) -> LeasesClient<Wire> {
+        LeasesClient::new(self.wire.clone()).max_decoding_message_size(MESSAGE_BYTES_MAX)
+    }
+
+    /// Makes the lease `id`; one that exists is fine.
+    ///
+    /// # Errors
+    /// Those of containerd.
+    pub async fn create_lease(&self, id: &str, labels: HashMap<String, String>) -> Result<()> {
+        let request = api::CreateRequest { id: id.into(), labels };
+        match self.unary("Leases.Create", self.leases().create(request)).await {
+            Err(error) if error.kind() != Kind::AlreadyExists => Err(error),
+            _ => Ok(()),
+        }
+    }
+
+    /// Deletes a lease; one that is gone is fine. `sync` waits for the garbage collector.
+    ///
+    /// # Errors
+    /// Those of containerd.
+    pub async fn delete_lease(&self, id: &str, sync: bool) -> Result<()> {
+        let request = api::DeleteRequest { id: id.into(), sync };
+        match self.unary("Leases.Delete", self.leases().delete(request)).await {
+            Err(error) if !error.is_not_found() => Err(error),
+            _ => Ok(()),
+        }
+    }
+
+    /// All leases.
+    ///
+    /// # Errors
+    /// Those of containerd.
+    pub async fn list_leases(&self) -> Result<Vec<Lease>> {
+        let answer = self.unary("Leases.List", self.leases().list(api::ListRequest::default())).await?;
+        Ok(answer.leases.into_iter().map(|lease| Lease { id: lease.id, labels: lease.labels }).collect())
+    }
+
+    /// Keys of the snapshots of `snapshotter` that the lease holds.
+    ///
+    /// # Errors
+    /// NotFound without the lease.
+    pub async fn leased_snapshots(&self, id: &str, snapshotter: &str) -> Result<Vec<String>> {
+        let request = api::ListResourcesRequest { id: id.into() };
+        let answer = self.unary("Leases.ListResources", self.leases().list_resources(request)).await?;
+        let kind = format!("snapshots/{snapshotter}");
+        Ok(answer
+            .resources
+            .into_iter()
+            .filter(|resource| resource.r#type == kind)
+            .map(|resource| resource.id)
+            .collect())
+    }
+}

@@ -1,0 +1,57 @@
+//! The one tower layer around the channel: namespace header and span for every call.
+
+use std::task::{Context, Poll};
+
+use http::{HeaderValue, Request, Response};
+use tonic::body::Body;
+use tonic::transport::{Channel, Error as TransportError};
+use tower::Service;
+use tracing::Instrument;
+use tracing::instrument::Instrumented;
+
+use crate::error::{Result, invalid};
+
+/// The channel with our headers.
+#[derive(Clone)]
+pub(super) struct Wire {
+    channel: Channel,
+    namespace: HeaderValue,
+}
+
+impl Wire {
+    pub(super) fn new(channel: Channel, namespace: &str) -> Result<Wire> {
+        let namespace = HeaderValue::from_str(namespace)
+            .map_err(|_| invalid(format!("containerd namespace {namespace:?} cannot be sent")))?;
+        Ok(Wire { channel, namespace })
+    }
+
+    pub(super) fn namespace(&self) -> &str {
+        self.namespace.to_str().unwrap_or_default()
+    }
+}
+
+impl Service<Request<Body>> for Wire {
+    type Response = Response<Body>;
+    type Error = TransportError;
+    type Future = Instrumented<<Channel as Service<Request<Body>>>::Future>;
+
+    fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
+        self.channel.poll_ready(context)
+    }
+
+    fn call(&mut self, mut request: Request<Body>) -> Self::Future {
+        request.headers_mut().insert("containerd-namespace", self.namespace.clone());
+        let span = tracing::debug_span!("containerd", call = request.uri().path());
+        self.channel.call(request).instrument(span)
+    }
+}
+
+/// A request that is made under a lease: what it creates is not collected.
+pub(super) fn leased<T>(message: T, lease: Option<&str>) -> tonic::Request<T> {
+    let mut request = tonic::Request::new(message);
+    // Lease ids are our own hexadecimal ids or generated names: always a header value.
+    if let Some(value) = lease.and_then(|lease| lease.parse().ok()) {
+        request.metadata_mut().insert("containerd-lease", value);
+    }
+    request
+}

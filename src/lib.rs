@@ -1,0 +1,10 @@
+//! longshore: a CRI server for Kubernetes nodes on an existing containerd.
+
+pub mod config;
+pub mod containerd;
+pub mod error;
+pub mod flow;
+pub mod ids;
+pub mod proto;
+pub mod sys;
+pub mod telemetry;

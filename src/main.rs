@@ -1,0 +1,3 @@
+//! A CRI server.
+
+fn main() {}

@@ -1,0 +1,3 @@
+//! The host: every unsafe block and raw system call of the crate.
+
+pub mod process;

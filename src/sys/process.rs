@@ -1,0 +1,41 @@
+//! This process: capabilities and OOM score.
+
+/// Bits of the kernel's capability sets.
+const CAP_SYS_RESOURCE: u32 = 24;
+
+/// The effective capabilities of this process as a bit set.
+#[must_use]
+pub fn effective_capabilities() -> u64 {
+    status_mask("CapEff:")
+}
+
+/// The bounding set of this process: what it may give to others (OCI-13).
+#[must_use]
+pub fn bounding_capabilities() -> u64 {
+    status_mask("CapBnd:")
+}
+
+/// Whether this process may lower OOM scores.
+#[must_use]
+pub fn has_cap_sys_resource() -> bool {
+    effective_capabilities() & (1 << CAP_SYS_RESOURCE) != 0
+}
+
+/// The OOM score adjustment of this process, 0 if it cannot be read.
+#[must_use]
+pub fn oom_score_adj() -> i32 {
+    std::fs::read_to_string("/proc/self/oom_score_adj")
+        .ok()
+        .and_then(|text| text.trim().parse().ok())
+        .unwrap_or(0)
+}
+
+fn status_mask(field: &str) -> u64 {
+    std::fs::read_to_string("/proc/self/status")
+        .ok()
+        .and_then(|text| {
+            let line = text.lines().find_map(|line| line.strip_prefix(field))?;
+            u64::from_str_radix(line.trim(), 16).ok()
+        })
+        .unwrap_or(0)
+}
