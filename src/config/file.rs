@@ -185,7 +185,7 @@ pub struct Handler {
     pub network: String,
     /// CNI configuration folder of this handler's pods; empty means the default one.
     pub cni_conf_dir: PathBuf,
-    /// Like cni.max_conf_num, for cni_conf_dir.
+    /// Like cni.max_conf_num, for cni_conf_dir; 0 means that number.
     pub cni_max_conf_num: usize,
     /// Globs of pod annotations that go into the OCI specs (SBX-36).
     pub pod_annotations: Vec<String>,

@@ -1,0 +1,535 @@
+//! Running a plugin: one process with its orders in the environment and its
+//! configuration on standard input.
+//!
+//! Every call is bounded (CNI-24): in time, after which the plugin's process group is
+//! killed, as it is when the caller's future is dropped; and in what is kept of its
+//! output. A plugin is done when its process ends: a child that it leaves behind may
+//! hold on to its output without holding us.
+
+use std::ffi::OsString;
+use std::os::fd::AsFd;
+use std::path::{Path, PathBuf};
+use std::process::{ExitStatus, Stdio};
+use std::time::{Duration, Instant};
+
+use rustix::process::{Pid, Signal};
+use serde::Deserialize;
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
+use tokio::process::{Child, Command};
+use tracing::{Instrument, debug, info_span, warn};
+
+use super::{Endpoint, Verb};
+use crate::error::{Context, Error, Result, deadline, precondition, unknown};
+use crate::flow;
+
+/// Bytes of a plugin's standard output; a result beyond it is refused.
+const STDOUT_BYTES_MAX: usize = 4 << 20;
+
+/// Bytes of a plugin's standard error that are kept.
+const STDERR_BYTES_MAX: usize = 64 << 10;
+
+/// How often and how long to wait for an installer that is writing the binary.
+const BUSY_TRIES: u32 = 25;
+const BUSY_PAUSE: Duration = Duration::from_millis(200);
+
+/// How long a killed plugin may take to vanish before it is left to itself.
+const KILL_LIMIT: Duration = Duration::from_secs(5);
+
+/// Where plugins are.
+#[derive(Clone, Debug)]
+pub(crate) struct Plugins {
+    directories: Vec<PathBuf>,
+    /// CNI_PATH.
+    path: OsString,
+}
+
+/// One call.
+pub(crate) struct Call<'a> {
+    pub(crate) verb: Verb,
+    /// The plugin's `type`.
+    pub(crate) plugin: &'a str,
+    pub(crate) network: &'a str,
+    pub(crate) endpoint: &'a Endpoint,
+    /// The configuration for standard input.
+    pub(crate) input: Vec<u8>,
+    pub(crate) limit: Duration,
+}
+
+/// Why a call did not succeed.
+#[derive(Debug)]
+pub(crate) enum Failure {
+    /// The plugin ran and said so.
+    Plugin(Complaint),
+    /// It could not be run, or not to its end.
+    Host(Error),
+}
+
+/// A plugin's error (CNI-16).
+#[derive(Debug, Default, PartialEq, Deserialize)]
+#[serde(default)]
+pub(crate) struct Complaint {
+    /// A code of the specification, 0 if none.
+    #[serde(deserialize_with = "lenient_code")]
+    pub(crate) code: u64,
+    pub(crate) msg: String,
+    pub(crate) details: String,
+    /// Said in the specification's form, not by a plugin that broke down.
+    #[serde(skip)]
+    pub(crate) is_structured: bool,
+}
+
+impl Failure {
+    /// The error of a call of `plugin`.
+    pub(crate) fn into_error(self, plugin: &str) -> Error {
+        match self {
+            Failure::Host(error) => error,
+            Failure::Plugin(Complaint { code, msg, details, .. }) => {
+                let code = if code == 0 { String::new() } else { format!(" (CNI error {code})") };
+                let details = if details.is_empty() { details } else { format!("; {details}") };
+                unknown(format!("plugin {plugin:?}: {msg}{details}{code}"))
+            }
+        }
+    }
+}
+
+impl From<Error> for Failure {
+    fn from(error: Error) -> Failure {
+        Failure::Host(error)
+    }
+}
+
+impl Plugins {
+    /// Plugins in `directories`, searched in order.
+    pub(crate) fn new(directories: &[PathBuf]) -> Plugins {
+        let mut path = OsString::new();
+        for (index, directory) in directories.iter().enumerate() {
+            if index > 0 {
+                path.push(":");
+            }
+            path.push(directory);
+        }
+        Plugins { directories: directories.to_vec(), path }
+    }
+
+    /// The directories.
+    pub(crate) fn directories(&self) -> &[PathBuf] {
+        &self.directories
+    }
+
+    fn find(&self, plugin: &str) -> Result<PathBuf> {
+        let is_file = |path: &PathBuf| std::fs::metadata(path).is_ok_and(|found| found.is_file());
+        self.directories.iter().map(|directory| directory.join(plugin)).find(is_file).ok_or_else(|| {
+            precondition(format!("there is no plugin {plugin:?} in any of {:?}", self.directories))
+        })
+    }
+
+    /// Runs the plugin and gives what it printed.
+    ///
+    /// # Errors
+    /// [`Failure::Plugin`] if it ended with a code other than 0; else [`Failure::Host`]:
+    /// DeadlineExceeded at the time limit, FailedPrecondition without a binary.
+    pub(crate) async fn call(&self, call: Call<'_>) -> Result<Vec<u8>, Failure> {
+        let span = info_span!(
+            "cni",
+            command = call.verb.as_str(),
+            plugin = call.plugin,
+            network = call.network,
+            sandbox = call.endpoint.container,
+        );
+        self.run(call).instrument(span).await
+    }
+
+    async fn run(&self, call: Call<'_>) -> Result<Vec<u8>, Failure> {
+        let started = Instant::now();
+        let mut process = self.start(&call).await?;
+        let mut output = Output::default();
+        let ended = tokio::time::timeout(call.limit, process.finish(&call.input, &mut output)).await;
+        let result = match ended {
+            Ok(Ok(status)) => output.outcome(status),
+            Ok(Err(error)) => {
+                Err(Error::from(error).context(format!("wait for plugin {:?}", call.plugin)).into())
+            }
+            Err(_) => {
+                process.kill().await;
+                let limit = call.limit.as_secs_f32();
+                let message = format!("plugin {:?} did not end within {limit} s and was killed", call.plugin);
+                Err(deadline(message).into())
+            }
+        };
+        let elapsed_ms = started.elapsed().as_millis() as u64;
+        let stderr = String::from_utf8_lossy(&output.stderr.bytes);
+        match &result {
+            Ok(_) => debug!(elapsed_ms, stderr = stderr.trim(), "the plugin succeeded"),
+            Err(failure) => warn!(elapsed_ms, stderr = stderr.trim(), ?failure, "the plugin failed"),
+        }
+        result
+    }
+
+    async fn start(&self, call: &Call<'_>) -> Result<Process> {
+        let mut attempt = 1;
+        loop {
+            let (plugins, plugin) = (self.clone(), call.plugin.to_owned());
+            let environment = environment(call, &self.path);
+            // Looking up and loading the binary reads from the disk.
+            let spawned = flow::blocking(move || {
+                let binary = plugins.find(&plugin)?;
+                let spawned = spawn(&binary, environment);
+                match spawned {
+                    Err(error) if error.kind() == std::io::ErrorKind::ExecutableFileBusy => Ok(Err(error)),
+                    other => other.map(Ok).context(|| format!("run plugin {binary:?}")),
+                }
+            });
+            match spawned.await? {
+                Ok(process) => return Ok(process),
+                Err(error) if attempt == BUSY_TRIES => {
+                    return Err(error).context(|| format!("run plugin {:?}", call.plugin));
+                }
+                Err(_) => tokio::time::sleep(BUSY_PAUSE).await,
+            }
+            attempt += 1;
+        }
+    }
+}
+
+/// The variables of the specification (CNI-10). All are set, empty where a verb has no
+/// use for them, so that none of ours shines through.
+fn environment(call: &Call<'_>, path: &OsString) -> [(&'static str, OsString); 6] {
+    let args: Vec<String> =
+        call.endpoint.args.iter().map(|(name, value)| format!("{name}={value}")).collect();
+    [
+        ("CNI_COMMAND", call.verb.as_str().into()),
+        ("CNI_CONTAINERID", call.endpoint.container.clone().into()),
+        ("CNI_NETNS", call.endpoint.netns.clone().into()),
+        ("CNI_IFNAME", call.endpoint.interface.clone().into()),
+        ("CNI_ARGS", args.join(";").into()),
+        ("CNI_PATH", path.clone()),
+    ]
+}
+
+fn spawn(binary: &Path, environment: [(&'static str, OsString); 6]) -> std::io::Result<Process> {
+    let child = Command::new(binary)
+        .envs(environment)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .process_group(0)
+        .spawn()?;
+    let group = child.id().and_then(|id| Pid::from_raw(i32::try_from(id).ok()?));
+    Ok(Process { group, child })
+}
+
+/// A running plugin; dropping it kills its process group.
+struct Process {
+    /// None as soon as the process has ended: its id may then be another's.
+    group: Option<Pid>,
+    child: Child,
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        self.kill_group();
+    }
+}
+
+impl Process {
+    fn kill_group(&mut self) {
+        if let Some(group) = self.group.take() {
+            let _ = rustix::process::kill_process_group(group, Signal::KILL);
+        }
+    }
+
+    async fn kill(&mut self) {
+        self.kill_group();
+        if tokio::time::timeout(KILL_LIMIT, self.child.wait()).await.is_err() {
+            warn!(pid = self.child.id(), "a killed plugin does not vanish");
+        }
+    }
+
+    /// Writes `input`, reads until the process ends, and gives its status.
+    async fn finish(&mut self, input: &[u8], output: &mut Output) -> std::io::Result<ExitStatus> {
+        let mut stdin = self.child.stdin.take();
+        let mut stdout = self.child.stdout.take();
+        let mut stderr = self.child.stderr.take();
+        let status = {
+            let talk = async {
+                tokio::join!(
+                    async {
+                        if let Some(mut stdin) = stdin.take() {
+                            // A plugin need not read it.
+                            let _ = stdin.write_all(input).await;
+                        }
+                    },
+                    read(stdout.as_mut(), &mut output.stdout),
+                    read(stderr.as_mut(), &mut output.stderr),
+                );
+                // Closed output does not mean that it has ended.
+                std::future::pending::<std::convert::Infallible>().await
+            };
+            tokio::select! {
+                status = self.child.wait() => status?,
+                never = talk => match never {},
+            }
+        };
+        self.group = None;
+        // What it wrote is in the pipes; who else may hold them open is not waited for.
+        output.stdout.drain(stdout.as_ref());
+        output.stderr.drain(stderr.as_ref());
+        Ok(status)
+    }
+}
+
+async fn read(from: Option<&mut (impl AsyncRead + Unpin)>, to: &mut Capture) {
+    let Some(from) = from else { return };
+    let mut buffer = vec![0; 8 << 10];
+    while let Ok(count @ 1..) = from.read(&mut buffer).await {
+        to.push(&buffer[..count]);
+    }
+}
+
+/// The kept beginning of a stream.
+struct Capture {
+    bytes: Vec<u8>,
+    limit: usize,
+    is_cut: bool,
+}
+
+impl Capture {
+    fn new(limit: usize) -> Capture {
+        Capture { bytes: Vec::new(), limit, is_cut: false }
+    }
+
+    fn push(&mut self, bytes: &[u8]) {
+        let room = self.limit - self.bytes.len();
+        self.is_cut |= bytes.len() > room;
+        self.bytes.extend_from_slice(&bytes[..bytes.len().min(room)]);
+    }
+
+    /// Takes what is in the pipe `from`, which does not block, as far as there is room.
+    fn drain(&mut self, from: Option<&impl AsFd>) {
+        let Some(from) = from else { return };
+        let mut buffer = [0; 4 << 10];
+        while let Ok(count @ 1..) = rustix::io::read(from, &mut buffer) {
+            self.push(&buffer[..count]);
+            if self.is_cut {
+                return;
+            }
+        }
+    }
+}
+
+struct Output {
+    stdout: Capture,
+    stderr: Capture,
+}
+
+impl Default for Output {
+    fn default() -> Output {
+        Output { stdout: Capture::new(STDOUT_BYTES_MAX), stderr: Capture::new(STDERR_BYTES_MAX) }
+    }
+}
+
+impl Output {
+    fn outcome(&mut self, status: ExitStatus) -> Result<Vec<u8>, Failure> {
+        if !status.success() {
+            return Err(Failure::Plugin(complaint(&self.stdout.bytes, &self.stderr.bytes, status)));
+        }
+        if self.stdout.is_cut {
+            let message = format!("the plugin printed more than {STDOUT_BYTES_MAX} bytes");
+            return Err(unknown(message).into());
+        }
+        Ok(std::mem::take(&mut self.stdout.bytes))
+    }
+}
+
+/// What a plugin that ended with `status` complains of: JSON on standard output, or else
+/// whatever text there is.
+fn complaint(stdout: &[u8], stderr: &[u8], status: ExitStatus) -> Complaint {
+    const TEXT_BYTES_MAX: usize = 1024;
+    if let Ok(complaint) = serde_json::from_slice::<Complaint>(stdout)
+        && complaint != Complaint::default()
+    {
+        return Complaint { is_structured: true, ..complaint };
+    }
+    // What matters mostly stands last.
+    let end = |bytes: &[u8]| {
+        let text = bytes.trim_ascii();
+        String::from_utf8_lossy(&text[text.len().saturating_sub(TEXT_BYTES_MAX)..]).into_owned()
+    };
+    let text =
+        [end(stderr), end(stdout)].into_iter().filter(|text| !text.is_empty()).collect::<Vec<_>>().join("; ");
+    let msg = if text.is_empty() { format!("{status} and no message") } else { format!("{status}: {text}") };
+    Complaint { msg, ..Complaint::default() }
+}
+
+/// A code that is no number must not cost us the message.
+fn lenient_code<'de, D: serde::Deserializer<'de>>(from: D) -> Result<u64, D::Error> {
+    Ok(serde_json::Value::deserialize(from)?.as_u64().unwrap_or(0))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::error::Kind;
+    use std::os::unix::fs::PermissionsExt;
+
+    struct Scripts(tempfile::TempDir);
+
+    impl Scripts {
+        fn new(script: &str) -> Scripts {
+            let directory = tempfile::tempdir().expect("a folder");
+            let path = directory.path().join("script");
+            std::fs::write(&path, format!("#!/bin/sh\n{script}\n")).expect("written");
+            std::fs::set_permissions(&path, PermissionsExt::from_mode(0o755)).expect("executable");
+            Scripts(directory)
+        }
+
+        async fn call(&self, limit: Duration) -> Result<String, Failure> {
+            let endpoint = Endpoint { container: "abc".to_owned(), ..Endpoint::default() };
+            let call = Call {
+                verb: Verb::Add,
+                plugin: "script",
+                network: "net",
+                endpoint: &endpoint,
+                input: b"{\"input\":1}".to_vec(),
+                limit,
+            };
+            let plugins = Plugins::new(&["/nonexistent".into(), self.0.path().to_owned()]);
+            plugins.call(call).await.map(|bytes| String::from_utf8_lossy(&bytes).into_owned())
+        }
+
+        async fn error(&self) -> String {
+            let failure = self.call(LONG).await.expect_err("it fails");
+            failure.into_error("script").to_string()
+        }
+
+        fn file(&self, name: &str) -> PathBuf {
+            self.0.path().join(name)
+        }
+    }
+
+    const LONG: Duration = Duration::from_secs(60);
+
+    #[tokio::test]
+    async fn input_and_output_pass() {
+        let scripts =
+            Scripts::new("read -r line; echo \"$CNI_COMMAND $CNI_CONTAINERID $line\"; echo noise >&2");
+        assert_eq!(scripts.call(LONG).await.expect("runs"), "ADD abc {\"input\":1}\n");
+        let silent = Scripts::new("exec 0<&- 1>&- 2>&-; true");
+        assert_eq!(silent.call(LONG).await.expect("runs"), "");
+    }
+
+    #[tokio::test]
+    async fn json_errors_give_code_message_and_details() {
+        let scripts =
+            Scripts::new(r#"echo '{"cniVersion":"1.0.0","code":7,"msg":"bad net","details":"why"}'; exit 1"#);
+        assert_eq!(scripts.error().await, "plugin \"script\": bad net; why (CNI error 7)");
+        let scripts = Scripts::new(r#"echo '{"code":"x","msg":"m"}'; exit 1"#);
+        assert_eq!(scripts.error().await, "plugin \"script\": m");
+    }
+
+    #[tokio::test]
+    async fn other_errors_give_the_text_there_is() {
+        let cases = [
+            ("echo panic: oh >&2; exit 2", "plugin \"script\": exit status: 2: panic: oh"),
+            ("echo not json; exit 1", "plugin \"script\": exit status: 1: not json"),
+            ("exit 3", "plugin \"script\": exit status: 3 and no message"),
+            ("kill -9 $$", "plugin \"script\": signal: 9 (SIGKILL) and no message"),
+            ("echo '{}'; exit 1", "plugin \"script\": exit status: 1: {}"),
+        ];
+        for (script, want) in cases {
+            assert_eq!(Scripts::new(script).error().await, want, "{script}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_missing_binary_is_named_with_the_directories() {
+        let scripts = Scripts::new("");
+        std::fs::remove_file(scripts.file("script")).expect("removed");
+        let error = scripts.error().await;
+        assert!(error.contains("\"script\"") && error.contains("/nonexistent"), "{error}");
+    }
+
+    #[tokio::test]
+    async fn a_child_that_keeps_the_output_open_is_not_waited_for() {
+        // The child ends only when its FIFO is opened, long after the call.
+        let scripts = Scripts::new("cd ${0%/*}; mkfifo gate; (read -r line < gate; echo late) & echo early");
+        assert_eq!(scripts.call(LONG).await.expect("returns"), "early\n");
+        std::fs::write(scripts.file("gate"), "go\n").expect("the child ends");
+    }
+
+    /// A script that writes its and its child's id and waits for ever; with a FIFO
+    /// `ready` it says there that it does.
+    fn hanging() -> Scripts {
+        Scripts::new("cd ${0%/*}; sleep 1000 & echo $$ $! > pids; [ ! -p ready ] || echo > ready; wait")
+    }
+
+    fn assert_killed(scripts: &Scripts) {
+        // Killed before it could write them is killed as well.
+        let pids = std::fs::read_to_string(scripts.file("pids")).unwrap_or_default();
+        for pid in pids.split_whitespace() {
+            // The child is init's to reap: its name vanishes with its memory.
+            let end = Instant::now() + Duration::from_secs(20);
+            while std::fs::read(format!("/proc/{pid}/cmdline")).is_ok_and(|line| !line.is_empty()) {
+                assert!(Instant::now() < end, "process {pid} still runs");
+                std::thread::yield_now();
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn at_the_limit_the_whole_group_is_killed() {
+        let scripts = hanging();
+        let failure = scripts.call(Duration::from_secs(1)).await.expect_err("killed");
+        let error = failure.into_error("script");
+        assert_eq!(error.kind(), Kind::DeadlineExceeded);
+        assert!(error.message().contains("\"script\" did not end within 1 s"), "{error}");
+        assert_killed(&scripts);
+    }
+
+    #[tokio::test]
+    async fn a_dropped_call_kills_the_whole_group() {
+        let scripts = hanging();
+        let ready = scripts.file("ready");
+        let mode = rustix::fs::Mode::from_raw_mode(0o600);
+        rustix::fs::mknodat(rustix::fs::CWD, &ready, rustix::fs::FileType::Fifo, mode, 0).expect("a FIFO");
+        tokio::select! {
+            _ = scripts.call(LONG) => panic!("it waits for ever"),
+            _ = tokio::task::spawn_blocking(move || std::fs::read(ready)) => {}
+        }
+        assert_killed(&scripts);
+    }
+
+    #[tokio::test]
+    async fn output_is_bounded_and_never_blocks_the_plugin() {
+        let many = STDOUT_BYTES_MAX / 1024 + 64;
+        let scripts = Scripts::new(&format!("dd if=/dev/zero bs=1024 count={many} 2>/dev/null"));
+        assert!(scripts.error().await.contains("more than 4194304 bytes"));
+        let scripts =
+            Scripts::new(&format!("dd if=/dev/zero bs=1024 count={many} 2>/dev/null >&2; echo fine"));
+        assert_eq!(scripts.call(LONG).await.expect("fine"), "fine\n");
+        // Input that nobody reads, larger than a pipe holds.
+        let endpoint = Endpoint::default();
+        let scripts = Scripts::new("echo fine");
+        let call = Call {
+            verb: Verb::Del,
+            plugin: "script",
+            network: "net",
+            endpoint: &endpoint,
+            input: vec![b' '; 1 << 20],
+            limit: LONG,
+        };
+        Plugins::new(&[scripts.0.path().to_owned()]).call(call).await.expect("runs");
+    }
+
+    #[tokio::test]
+    async fn a_binary_that_is_being_written_is_tried_again() {
+        let scripts = Scripts::new("echo fine");
+        let writer = std::fs::OpenOptions::new().append(true).open(scripts.file("script")).expect("open");
+        let (result, ()) = tokio::join!(scripts.call(LONG), async {
+            // At least one attempt fails before the writer is gone.
+            tokio::time::sleep(BUSY_PAUSE / 4).await;
+            drop(writer);
+        });
+        assert_eq!(result.expect("runs in the end"), "fine\n");
+    }
+}
