@@ -5,7 +5,8 @@
 //! every mutating call runs on a task of its own ([`Flow::detach`]), and everything it
 //! acquires registers its undo ([`Undo`]), which runs in reverse under a deadline of
 //! its own. A retry of a call that still runs joins it ([`Joins`]), as the kubelet
-//! retries with the same name after its deadline (NAM-04).
+//! retries with the same name after its deadline (NAM-04). Work that is only worth
+//! doing while someone waits for it is [`Shared`]; [`Keyed`] are locks by name.
 
 use std::collections::HashMap;
 use std::future::Future;
@@ -16,6 +17,12 @@ use std::time::{Duration, Instant};
 use tokio::sync::watch;
 use tokio_util::task::TaskTracker;
 use tracing::{Instrument, Span, warn};
+
+mod keyed;
+mod shared;
+
+pub use keyed::{Keyed, KeyedGuard};
+pub use shared::Shared;
 
 use crate::error::{Collected, Error, Result, already_exists, internal, unavailable};
 
