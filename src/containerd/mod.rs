@@ -41,6 +41,7 @@ pub use snapshots::{SnapshotInfo, SnapshotKind, SnapshotUsage};
 pub use tasks::{ExecRequest, Exit, Process, ProcessStatus, TaskRequest};
 
 use crate::error::{Error, Kind, Result};
+pub use crate::sys::mount::Mount;
 use wire::Wire;
 
 /// The largest message in either direction, which is containerd's own limit.
@@ -57,19 +58,6 @@ pub struct Descriptor {
     pub size: i64,
     /// OCI annotations.
     pub annotations: std::collections::HashMap<String, String>,
-}
-
-/// A mount as snapshotters give it and tasks take it.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Mount {
-    /// bind, overlay, …
-    pub kind: String,
-    /// What is mounted.
-    pub source: String,
-    /// Where, below the root file system; mostly empty.
-    pub target: String,
-    /// Options as in fstab.
-    pub options: Vec<String>,
 }
 
 /// Whether containerd answers.

@@ -1,0 +1,92 @@
+//! Files below a root that is not to be trusted: that of an image or a container.
+//!
+//! Every link is resolved as a process with that root would see it, `..` included, so
+//! that no link of an image reads the host's file (OCI-06). Only regular files are
+//! read: opening a FIFO could block, opening a device could do anything.
+
+use std::fs::File;
+use std::io::Read;
+use std::os::fd::AsRawFd;
+use std::path::Path;
+
+use rustix::fs::{CWD, FileType, Mode, OFlags, ResolveFlags};
+use rustix::io::Errno;
+
+use crate::error::{Context, Result, exhausted, precondition};
+
+/// The content of the file at `path` below `root`, which has at most `bytes_max`
+/// bytes; none if there is no such file. Blocks.
+///
+/// # Errors
+/// FailedPrecondition for what is no regular file, ResourceExhausted for one that is
+/// larger, else the kernel's reason.
+pub fn read(root: &Path, path: &str, bytes_max: usize) -> Result<Option<Vec<u8>>> {
+    let folder = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let root =
+        rustix::fs::openat(CWD, root, folder, Mode::empty()).context(|| format!("open the root {root:?}"))?;
+    let what = || format!("open {path:?} below the root");
+    let found = rustix::fs::openat2(
+        root,
+        path,
+        OFlags::PATH | OFlags::CLOEXEC,
+        Mode::empty(),
+        ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS,
+    );
+    let found = match found {
+        Err(Errno::NOENT | Errno::NOTDIR) => return Ok(None),
+        other => other.context(what)?,
+    };
+    // Looked at before it is opened in earnest.
+    let status = rustix::fs::fstat(&found).context(what)?;
+    if FileType::from_raw_mode(status.st_mode) != FileType::RegularFile {
+        return Err(precondition(format!("{path:?} below the root is not a regular file")));
+    }
+    let file = File::open(format!("/proc/self/fd/{}", found.as_raw_fd())).context(what)?;
+    let mut data = Vec::new();
+    let limit = u64::try_from(bytes_max).unwrap_or(u64::MAX).saturating_add(1);
+    file.take(limit).read_to_end(&mut data).context(|| format!("read {path:?} below the root"))?;
+    if data.len() > bytes_max {
+        return Err(exhausted(format!("{path:?} below the root has more than {bytes_max} bytes")));
+    }
+    Ok(Some(data))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::error::Kind;
+    use std::fs;
+    use std::os::unix::fs::symlink;
+
+    #[test]
+    fn links_stay_below_the_root() {
+        let root = tempfile::tempdir().expect("folder");
+        let path = root.path();
+        fs::create_dir(path.join("etc")).expect("folder");
+        fs::write(path.join("etc/real"), "inner").expect("file");
+        for (name, to) in
+            [("up", "../../../../etc/passwd"), ("absolute", "/etc/passwd"), ("good", "/../etc/real")]
+        {
+            symlink(to, path.join("etc").join(name)).expect("link");
+        }
+        assert_eq!(read(path, "etc/up", 10_000), Ok(None));
+        assert_eq!(read(path, "etc/absolute", 10_000), Ok(None));
+        assert_eq!(read(path, "/etc/good", 5), Ok(Some(b"inner".to_vec())));
+        assert_eq!(read(path, "/../etc/good", 5), Ok(Some(b"inner".to_vec())));
+    }
+
+    #[test]
+    fn only_regular_files_of_bounded_size_are_read() {
+        let root = tempfile::tempdir().expect("folder");
+        let path = root.path();
+        fs::write(path.join("large"), "123456").expect("file");
+        rustix::fs::mkfifoat(CWD, path.join("fifo"), Mode::RUSR).expect("fifo");
+        symlink("loop", path.join("loop")).expect("link");
+        let kind = |name| read(path, name, 5).map_err(|error| error.kind());
+        assert_eq!(kind("large"), Err(Kind::ResourceExhausted));
+        assert_eq!(kind("fifo"), Err(Kind::FailedPrecondition));
+        assert_eq!(kind("."), Err(Kind::FailedPrecondition));
+        assert_eq!(kind("loop"), Err(Kind::Unknown));
+        assert_eq!(kind("large/below"), Ok(None));
+    }
+}

@@ -1,0 +1,461 @@
+//! Mounts as containerd's snapshotters describe them: a type, a source and options as
+//! in fstab.
+//!
+//! [`mount_all`] makes them at a place of the host, [`unmount_all`] takes them away
+//! again. What is only looked at for a moment is mounted in [`private_namespace`]: a
+//! mount namespace that goes away with the call, so that no mount can be left behind
+//! however the call ends, and that nobody else ever sees.
+//!
+//! mount(2) takes one page of options. An image of many layers has more than that in
+//! its `lowerdir` list; its paths are then given relative to the folder that they
+//! share, from a thread with a working directory of its own (which also works on
+//! kernels whose overlay file system lacks the newer mount calls).
+//!
+//! All functions block.
+
+use std::ffi::CString;
+use std::os::fd::AsRawFd;
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{CWD, Mode, OFlags, ResolveFlags};
+use rustix::io::Errno;
+use rustix::mount::{MountFlags, MountPropagationFlags, UnmountFlags};
+use rustix::thread::UnshareFlags;
+
+use crate::error::{Collected, Context, Result, internal, invalid, unimplemented, unknown};
+
+/// The most options that mount(2) takes, with the NUL at the end: one page.
+const OPTIONS_BYTES_MAX: usize = 4096;
+
+/// The most mounts over one another that are taken away.
+const STACK_MAX: usize = 64;
+
+/// A mount as snapshotters give it and tasks take it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Mount {
+    /// bind, overlay, …
+    pub kind: String,
+    /// What is mounted.
+    pub source: String,
+    /// Where, below the root file system; mostly empty.
+    pub target: String,
+    /// Options as in fstab.
+    pub options: Vec<String>,
+}
+
+/// Mounts `mounts` in order at `target`, which exists, or none of them.
+///
+/// # Errors
+/// InvalidArgument or Unimplemented for options that cannot be meant or are not
+/// served; else the kernel's reason, with type and source.
+pub fn mount_all(mounts: &[Mount], target: &Path) -> Result<()> {
+    for (done, mount) in mounts.iter().enumerate() {
+        if let Err(error) = mount_one(mount, target) {
+            let mut errors = Collected::default();
+            errors.push(Err(error));
+            for _ in 0..done {
+                errors.push(unmount(target).map(drop));
+            }
+            return errors.finish();
+        }
+    }
+    Ok(())
+}
+
+/// Takes away everything that is mounted at `target`; nothing there is fine.
+///
+/// # Errors
+/// The kernel's reason.
+pub fn unmount_all(target: &Path) -> Result<()> {
+    for _ in 0..STACK_MAX {
+        if !unmount(target)? {
+            return Ok(());
+        }
+    }
+    Err(unknown(format!("unmount {target:?}: still a mount point after {STACK_MAX} times")))
+}
+
+/// Takes away the topmost mount, and says whether there was one.
+fn unmount(target: &Path) -> Result<bool> {
+    // Detached, so that a process that still has a file open does not keep it.
+    match rustix::mount::unmount(target, UnmountFlags::DETACH | UnmountFlags::NOFOLLOW) {
+        Ok(()) => Ok(true),
+        Err(Errno::INVAL | Errno::NOENT) => Ok(false),
+        Err(error) => Err(error).context(|| format!("unmount {target:?}")),
+    }
+}
+
+/// Runs `work` on a thread with a mount namespace of its own, which ends with it.
+///
+/// Mounts that `work` makes are seen by nobody else; mounts that others take away
+/// meanwhile are taken away here as well.
+///
+/// # Errors
+/// Those of `work`, or the kernel's refusal of a new namespace.
+pub fn private_namespace<T: Send>(work: impl FnOnce() -> Result<T> + Send) -> Result<T> {
+    on_thread(UnshareFlags::NEWNS, || {
+        let flags = MountPropagationFlags::DOWNSTREAM | MountPropagationFlags::REC;
+        rustix::mount::mount_change("/", flags)
+            .context(|| "keep the mounts of a new mount namespace to itself")?;
+        work()
+    })
+}
+
+fn on_thread<T: Send>(own: UnshareFlags, work: impl FnOnce() -> Result<T> + Send) -> Result<T> {
+    std::thread::scope(|scope| {
+        let thread = std::thread::Builder::new().name("mount".into()).spawn_scoped(scope, move || {
+            unshare(own).context(|| format!("unshare {own:?}"))?;
+            work()
+        });
+        let joined = thread.context(|| "start a thread for mounts")?.join();
+        joined.unwrap_or_else(|_| Err(internal("a bug in longshore: the mount thread panicked")))
+    })
+}
+
+#[allow(unsafe_code)] // see SAFETY
+fn unshare(what: UnshareFlags) -> rustix::io::Result<()> {
+    // SAFETY: the call is unsafe for UnshareFlags::FILES alone, which would part the
+    // calling thread from descriptors that others hold. on_thread, the only caller,
+    // is given NEWNS or FS, which part its fresh thread from the others' mounts and
+    // working directory.
+    unsafe { rustix::thread::unshare_unsafe(what) }
+}
+
+/// fstab-style options, sorted by how mount(2) wants them.
+#[derive(Debug, Default, PartialEq)]
+struct Options {
+    is_bind: bool,
+    is_recursive: bool,
+    flags: Vec<(bool, MountFlags)>,
+    propagation: Option<MountPropagationFlags>,
+    data: Vec<String>,
+}
+
+impl Options {
+    fn parse(options: &[String]) -> Result<Options> {
+        let mut parsed = Options::default();
+        for option in options {
+            match option.as_str() {
+                "defaults" => {}
+                "bind" => parsed.is_bind = true,
+                "rbind" => (parsed.is_bind, parsed.is_recursive) = (true, true),
+                "loop" | "remount" => {
+                    return Err(unimplemented(format!("the mount option {option:?} is not served")));
+                }
+                other if other.starts_with("uidmap=") || other.starts_with("gidmap=") => {
+                    return Err(unimplemented("mounts with mapped ids are not served"));
+                }
+                other => {
+                    if let Some(flag) = flag(other) {
+                        parsed.flags.push(flag);
+                    } else if let Some(propagation) = propagation(other) {
+                        parsed.propagation = Some(propagation);
+                    } else if other.contains('\0') {
+                        return Err(invalid(format!("the mount option {other:?} holds a NUL")));
+                    } else if !other.is_empty() {
+                        parsed.data.push(other.to_owned());
+                    }
+                }
+            }
+        }
+        Ok(parsed)
+    }
+
+    /// The flags that are on in the end: a later option goes over an earlier one.
+    fn flags(&self) -> MountFlags {
+        self.flags.iter().fold(MountFlags::empty(), |mut all, (on, flag)| {
+            all.set(*flag, *on);
+            all
+        })
+    }
+}
+
+fn flag(option: &str) -> Option<(bool, MountFlags)> {
+    Some(match option {
+        "ro" => (true, MountFlags::RDONLY),
+        "rw" => (false, MountFlags::RDONLY),
+        "nosuid" => (true, MountFlags::NOSUID),
+        "suid" => (false, MountFlags::NOSUID),
+        "nodev" => (true, MountFlags::NODEV),
+        "dev" => (false, MountFlags::NODEV),
+        "noexec" => (true, MountFlags::NOEXEC),
+        "exec" => (false, MountFlags::NOEXEC),
+        "sync" => (true, MountFlags::SYNCHRONOUS),
+        "async" => (false, MountFlags::SYNCHRONOUS),
+        "dirsync" => (true, MountFlags::DIRSYNC),
+        "noatime" => (true, MountFlags::NOATIME),
+        "atime" => (false, MountFlags::NOATIME),
+        "nodiratime" => (true, MountFlags::NODIRATIME),
+        "diratime" => (false, MountFlags::NODIRATIME),
+        "relatime" => (true, MountFlags::RELATIME),
+        "norelatime" => (false, MountFlags::RELATIME),
+        "strictatime" => (true, MountFlags::STRICTATIME),
+        "nostrictatime" => (false, MountFlags::STRICTATIME),
+        "lazytime" => (true, MountFlags::LAZYTIME),
+        "nosymfollow" => (true, MountFlags::NOSYMFOLLOW),
+        "silent" => (true, MountFlags::SILENT),
+        _ => return None,
+    })
+}
+
+fn propagation(option: &str) -> Option<MountPropagationFlags> {
+    use MountPropagationFlags as P;
+    Some(match option {
+        "private" => P::PRIVATE,
+        "rprivate" => P::PRIVATE | P::REC,
+        "shared" => P::SHARED,
+        "rshared" => P::SHARED | P::REC,
+        "slave" => P::DOWNSTREAM,
+        "rslave" => P::DOWNSTREAM | P::REC,
+        "unbindable" => P::UNBINDABLE,
+        "runbindable" => P::UNBINDABLE | P::REC,
+        _ => return None,
+    })
+}
+
+fn mount_one(mount: &Mount, target: &Path) -> Result<()> {
+    let what = || format!("mount {:?} ({}) at {target:?}", mount.source, mount.kind);
+    let options = Options::parse(&mount.options).context(what)?;
+    if mount.target.is_empty() {
+        return mount_at(mount, &options, target).context(what);
+    }
+    // A path within what was mounted before, whose links are not to be trusted.
+    let root = rustix::fs::openat(CWD, target, OFlags::PATH | OFlags::CLOEXEC, Mode::empty());
+    let below = rustix::fs::openat2(
+        root.context(what)?,
+        mount.target.as_str(),
+        OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC,
+        Mode::empty(),
+        ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS,
+    )
+    .context(|| format!("{}: {:?} within it", what(), mount.target))?;
+    mount_at(mount, &options, Path::new(&format!("/proc/self/fd/{}", below.as_raw_fd()))).context(what)
+}
+
+fn mount_at(mount: &Mount, options: &Options, target: &Path) -> Result<()> {
+    let flags = options.flags();
+    if options.is_bind {
+        if options.is_recursive {
+            rustix::mount::mount_bind_recursive(mount.source.as_str(), target)?;
+        } else {
+            rustix::mount::mount_bind(mount.source.as_str(), target)?;
+        }
+        // A bind mount takes its flags in a second step only.
+        if !flags.is_empty() {
+            let flags = MountFlags::BIND | flags;
+            if let Err(error) = rustix::mount::mount_remount(target, flags, c"") {
+                unmount(target)?;
+                return Err(error).context(|| "change the flags of the bind mount");
+            }
+        }
+    } else {
+        let (data, base) = overlay_relative(mount, &options.data)?;
+        let data = CString::new(data).map_err(|_| invalid("a mount option holds a NUL"))?;
+        let call = || {
+            rustix::mount::mount(
+                mount.source.as_str(),
+                target,
+                mount.kind.as_str(),
+                flags,
+                Some(data.as_c_str()),
+            )
+            .map_err(crate::error::Error::from)
+        };
+        match base {
+            None => call()?,
+            Some(base) => on_thread(UnshareFlags::FS, || {
+                std::env::set_current_dir(&base).context(|| format!("change to {base:?}"))?;
+                call()
+            })?,
+        }
+    }
+    if let Some(propagation) = options.propagation {
+        rustix::mount::mount_change(target, propagation).context(|| "change the propagation")?;
+    }
+    Ok(())
+}
+
+/// The options as one text; where they are too long for mount(2) and of an overlay,
+/// with `lowerdir` relative to a folder, which is given too.
+fn overlay_relative(mount: &Mount, data: &[String]) -> Result<(String, Option<PathBuf>)> {
+    let text = data.join(",");
+    if text.len() < OPTIONS_BYTES_MAX {
+        return Ok((text, None));
+    }
+    let too_long = || {
+        Err(unimplemented(format!(
+            "{} bytes of mount options are more than the kernel takes ({OPTIONS_BYTES_MAX})",
+            text.len()
+        )))
+    };
+    let lower = data.iter().find_map(|option| option.strip_prefix("lowerdir="));
+    // A backslash escapes a colon within a path: too rare to take apart.
+    let Some(lower) = lower.filter(|lower| mount.kind == "overlay" && !lower.contains('\\')) else {
+        return too_long();
+    };
+    let Some(base) = common_folder(lower.split(':')) else { return too_long() };
+    let relative: Vec<&str> = lower.split(':').filter_map(|path| path.strip_prefix(&base)).collect();
+    let relative = format!("lowerdir={}", relative.join(":"));
+    let options = data
+        .iter()
+        .map(|option| if option.starts_with("lowerdir=") { relative.as_str() } else { option.as_str() });
+    let short = options.collect::<Vec<_>>().join(",");
+    if short.len() < OPTIONS_BYTES_MAX { Ok((short, Some(base.into()))) } else { too_long() }
+}
+
+/// The longest folder, with the slash at its end, that all `paths` are below.
+fn common_folder<'a>(mut paths: impl Iterator<Item = &'a str>) -> Option<String> {
+    let first = paths.next()?;
+    let mut common = &first[..=first.get(..first.len().checked_sub(1)?)?.rfind('/')?];
+    for path in paths {
+        while !path.starts_with(common) || path.len() == common.len() {
+            common = &common[..=common[..common.len() - 1].rfind('/')?];
+        }
+    }
+    (common.starts_with('/')).then(|| common.to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::fs;
+
+    /// Whether mounts can be made; says so where not.
+    fn may_mount() -> bool {
+        let is_root = rustix::process::geteuid().is_root();
+        if !is_root {
+            eprintln!("skipped: not root");
+        }
+        is_root
+    }
+
+    fn texts(list: &[&str]) -> Vec<String> {
+        list.iter().map(|text| (*text).to_owned()).collect()
+    }
+
+    #[test]
+    fn options_are_sorted_and_later_ones_win() {
+        let options = Options::parse(&texts(&["rbind", "ro", "nosuid", "rw", "rprivate", "index=off"]))
+            .expect("valid options");
+        assert!(options.is_bind && options.is_recursive);
+        assert_eq!(options.flags(), MountFlags::NOSUID);
+        assert_eq!(options.propagation, Some(MountPropagationFlags::PRIVATE | MountPropagationFlags::REC));
+        assert_eq!(options.data, ["index=off"]);
+        assert!(Options::parse(&texts(&["uidmap=0:1000:1"])).is_err());
+    }
+
+    #[test]
+    fn the_common_folder_never_cuts_a_name() {
+        let of = |paths: &[&str]| common_folder(paths.iter().copied());
+        assert_eq!(of(&["/s/1/fs", "/s/12/fs"]).as_deref(), Some("/s/"));
+        assert_eq!(of(&["/s/1/fs", "/s/1/fs2"]).as_deref(), Some("/s/1/"));
+        assert_eq!(of(&["/a", "/b/c"]).as_deref(), Some("/"));
+        assert_eq!(of(&["/s/", "/s/a"]).as_deref(), Some("/"));
+        assert_eq!(of(&["a", "b"]), None);
+    }
+
+    fn folders(root: &Path, count: usize) -> Vec<String> {
+        let long = "x".repeat(40);
+        (0..count)
+            .map(|i| {
+                let folder = root.join(format!("{long}/{i}/fs"));
+                fs::create_dir_all(&folder).expect("folder");
+                fs::write(folder.join(format!("file-{i}")), i.to_string()).expect("file");
+                folder.to_str().expect("UTF-8").to_owned()
+            })
+            .collect()
+    }
+
+    #[test]
+    fn an_overlay_of_more_layers_than_a_page_of_options_holds_is_mounted() {
+        if !may_mount() {
+            return;
+        }
+        let root = tempfile::tempdir().expect("folder");
+        let lower = folders(root.path(), 120).join(":");
+        assert!(lower.len() > OPTIONS_BYTES_MAX);
+        let target = root.path().join("target");
+        fs::create_dir(&target).expect("folder");
+        let mount = Mount {
+            kind: "overlay".into(),
+            source: "overlay".into(),
+            options: vec![format!("lowerdir={lower}")],
+            ..Default::default()
+        };
+        let last = private_namespace(|| {
+            mount_all(&[mount], &target)?;
+            Ok(fs::read_to_string(target.join("file-119"))?)
+        });
+        assert_eq!(last.as_deref(), Ok("119"));
+        // The mount went with its namespace.
+        assert_eq!(fs::read_dir(&target).expect("readable").count(), 0);
+        fs::remove_dir(&target).expect("nothing is mounted there");
+    }
+
+    #[test]
+    fn binds_are_read_only_when_asked_and_unmounting_is_idempotent() {
+        if !may_mount() {
+            return;
+        }
+        let root = tempfile::tempdir().expect("folder");
+        let source = folders(root.path(), 1).remove(0);
+        let target = root.path().join("target");
+        fs::create_dir(&target).expect("folder");
+        let mount =
+            Mount { kind: "bind".into(), source, options: texts(&["rbind", "ro"]), ..Default::default() };
+        mount_all(&[mount.clone(), mount], &target).expect("mounted twice");
+        assert_eq!(
+            fs::write(target.join("new"), "").map_err(|error| error.raw_os_error()),
+            Err(Some(libc::EROFS))
+        );
+        unmount_all(&target).expect("unmounted");
+        unmount_all(&target).expect("nothing there");
+        fs::remove_dir(&target).expect("nothing is mounted there");
+        unmount_all(&target).expect("not even the folder");
+    }
+
+    #[test]
+    fn a_list_that_fails_half_way_leaves_nothing() {
+        if !may_mount() {
+            return;
+        }
+        let root = tempfile::tempdir().expect("folder");
+        let source = folders(root.path(), 1).remove(0);
+        let target = root.path().join("target");
+        fs::create_dir(&target).expect("folder");
+        let good = Mount { kind: "bind".into(), source, options: texts(&["bind"]), ..Default::default() };
+        let bad = Mount { kind: "bind".into(), source: "/nowhere/at/all".into(), ..good.clone() };
+        let error = mount_all(&[good, bad], &target).expect_err("the second has no source");
+        assert!(error.message().starts_with("mount \"/nowhere/at/all\" (bind) at"), "{error}");
+        fs::remove_dir(&target).expect("nothing is mounted there");
+    }
+
+    #[test]
+    fn a_place_within_a_mount_cannot_lead_out_of_it() {
+        if !may_mount() {
+            return;
+        }
+        let root = tempfile::tempdir().expect("folder");
+        let inner = root.path().join("inner");
+        let outside = root.path().join("outside");
+        for folder in [&inner, &outside] {
+            fs::create_dir(folder).expect("folder");
+        }
+        std::os::unix::fs::symlink(&outside, inner.join("sub")).expect("link");
+        let target = root.path().join("target");
+        fs::create_dir(&target).expect("folder");
+        let source = folders(root.path(), 1).remove(0);
+        let bind = |source: &Path, place: &str| Mount {
+            kind: "bind".into(),
+            source: source.to_str().expect("UTF-8").into(),
+            target: place.into(),
+            options: texts(&["bind"]),
+        };
+        let result = private_namespace(|| {
+            let result = mount_all(&[bind(&inner, ""), bind(Path::new(&source), "sub")], &target);
+            assert_eq!(fs::read_dir(&outside).expect("readable").count(), 0);
+            result
+        });
+        assert!(result.is_err(), "there is no such folder below the root");
+    }
+}
