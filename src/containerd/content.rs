@@ -1,6 +1,7 @@
 //! The content store: blobs by digest.
 
 use std::collections::HashMap;
+use std::time::Duration;
 
 use containerd_client::services::v1 as api;
 use containerd_client::services::v1::WriteAction;
@@ -13,6 +14,9 @@ use tonic::Streaming;
 use super::wire::{Wire, leased};
 use super::{Containerd, MESSAGE_BYTES_MAX};
 use crate::error::{Error, Kind, Result, internal, unknown};
+
+/// The least limit of a commit, in which containerd flushes a whole layer to the disk.
+const COMMIT_LIMIT: Duration = Duration::from_secs(600);
 
 /// A blob.
 #[derive(Clone, Debug, Default)]
@@ -106,7 +110,8 @@ impl Containerd {
     /// Opens the ingest `reference` for a blob of `size` bytes with `digest`.
     ///
     /// # Errors
-    /// AlreadyExists if the blob is there; Unavailable if another writer has the ingest.
+    /// AlreadyExists if the blob is there (the lease then holds it); one of which
+    /// [`ContentWriter::is_taken`] is true if another writer has the ingest.
     pub async fn write_content(
         &self,
         reference: &str,
@@ -150,6 +155,14 @@ pub struct ContentWriter {
 }
 
 impl ContentWriter {
+    /// Whether `error` says that another writer has the ingest at this moment.
+    #[must_use]
+    pub fn is_taken(error: &Error) -> bool {
+        // All versions say "ref … locked for …" with the code that also means
+        // that containerd is not there.
+        error.kind() == Kind::Unavailable && error.message().contains(" locked ")
+    }
+
     /// Bytes that the ingest holds: where a resumed download goes on.
     #[must_use]
     pub fn offset(&self) -> i64 {
@@ -190,7 +203,7 @@ impl ContentWriter {
     /// FailedPrecondition for a wrong size or digest. That the blob exists is fine.
     pub async fn commit(mut self, labels: HashMap<String, String>) -> Result<()> {
         self.send(WriteAction::Commit, Vec::new(), labels).await?;
-        match self.answer().await {
+        match self.answer_within(self.containerd.call_timeout.max(COMMIT_LIMIT)).await {
             Err(error) if error.kind() != Kind::AlreadyExists => Err(error),
             _ => Ok(()),
         }
@@ -217,7 +230,10 @@ impl ContentWriter {
     }
 
     async fn answer(&mut self) -> Result<api::WriteContentResponse> {
-        let limit = self.containerd.call_timeout;
+        self.answer_within(self.containerd.call_timeout).await
+    }
+
+    async fn answer_within(&mut self, limit: Duration) -> Result<api::WriteContentResponse> {
         let next = tokio::time::timeout(limit, self.answers.message())
             .await
             .unwrap_or_else(|_| Err(tonic::Status::deadline_exceeded("no answer to a write")));

@@ -68,6 +68,24 @@ impl Containerd {
         self.unary("Images.Update", self.images().update(leased(update, lease))).await.map(drop)
     }
 
+    /// Sets labels of a record; others stay.
+    ///
+    /// # Errors
+    /// NotFound.
+    pub async fn label_image(&self, name: &str, labels: HashMap<String, String>) -> Result<()> {
+        let paths = labels.keys().map(|key| format!("labels.{key}")).collect();
+        // The target is not in the mask and stays; but containerd from 1.7 on dies of a
+        // request without one.
+        let target = Some(Default::default());
+        let image = api::Image { name: name.into(), labels, target, ..Default::default() };
+        let request = api::UpdateImageRequest {
+            image: Some(image),
+            update_mask: Some(FieldMask { paths }),
+            ..Default::default()
+        };
+        self.unary("Images.Update", self.images().update(request)).await.map(drop)
+    }
+
     /// Deletes a name; one that is gone is fine. `sync` waits for the garbage collector.
     ///
     /// # Errors

@@ -47,6 +47,17 @@ impl Containerd {
         }
     }
 
+    /// Puts an existing snapshot under the lease, too. Whether it exists is not looked
+    /// at: ask afterwards.
+    ///
+    /// # Errors
+    /// NotFound without the lease.
+    pub async fn lease_snapshot(&self, id: &str, snapshotter: &str, key: &str) -> Result<()> {
+        let resource = api::Resource { id: key.into(), r#type: format!("snapshots/{snapshotter}") };
+        let request = api::AddResourceRequest { id: id.into(), resource: Some(resource) };
+        self.unary("Leases.AddResource", self.leases().add_resource(request)).await
+    }
+
     /// All leases.
     ///
     /// # Errors
