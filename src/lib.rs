@@ -5,6 +5,7 @@ pub mod containerd;
 pub mod error;
 pub mod flow;
 pub mod ids;
+pub mod image;
 pub mod network;
 pub mod proto;
 pub mod sys;

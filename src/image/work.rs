@@ -1,0 +1,134 @@
+//! Work on images in containerd, and what it must not leave behind.
+//!
+//! A [`Work`] owns a lease, so that containerd's collector takes nothing that was made
+//! for it before the last reference is set (IMG-30), and remembers the ingests and
+//! snapshots that are only half done. [`Work::end`] removes them and the lease; work
+//! that is dropped instead, because its caller went away, does so in the background
+//! (IMG-32). The lease expires by itself should the process die first, and
+//! [`Leases::clear`] removes such leases at the next start (REC-15).
+
+use std::collections::{BTreeSet, HashMap};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use tracing::warn;
+
+use crate::containerd::Containerd;
+use crate::error::{Collected, Result};
+use crate::flow::{Undo, lock};
+use crate::ids::random_hex;
+
+/// What the ids of our leases begin with.
+const LEASE_PREFIX: &str = "longshore-image-";
+/// After how long containerd drops a lease whose owner died.
+const LEASE_HOURS: i64 = 24;
+
+/// The leases of this process that are in use.
+#[derive(Clone, Default)]
+pub(super) struct Leases(Arc<Mutex<BTreeSet<String>>>);
+
+/// A piece of work under a lease.
+pub(super) struct Work {
+    lease: String,
+    unfinished: Arc<Mutex<Unfinished>>,
+    /// Behind a lock only to be shared by the parts of the work.
+    undo: Mutex<Undo>,
+}
+
+#[derive(Default)]
+struct Unfinished {
+    ingests: BTreeSet<String>,
+    /// Snapshotter and key.
+    snapshots: BTreeSet<(String, String)>,
+}
+
+impl Leases {
+    /// Begins work under a new lease.
+    ///
+    /// # Errors
+    /// Those of containerd.
+    pub(super) async fn begin(&self, containerd: &Containerd) -> Result<Work> {
+        let lease = format!("{LEASE_PREFIX}{}", random_hex::<12>());
+        let unfinished = Arc::<Mutex<Unfinished>>::default();
+        lock(&self.0).insert(lease.clone());
+        let mut undo = Undo::default();
+        {
+            let (leases, containerd) = (self.clone(), containerd.clone());
+            let (lease, unfinished) = (lease.clone(), unfinished.clone());
+            undo.push("image work", move || async move {
+                let result = clean_up(&containerd, &lease, &unfinished).await;
+                lock(&leases.0).remove(&lease);
+                result
+            });
+        }
+        // From here on, dropping `work` undoes what was made, the lease first of all.
+        let work = Work { lease, unfinished, undo: Mutex::new(undo) };
+        let expiry = jiff::Timestamp::now() + jiff::SignedDuration::from_hours(LEASE_HOURS);
+        let labels = HashMap::from([("containerd.io/gc.expire".to_owned(), format!("{expiry:.0}"))]);
+        containerd.create_lease(&work.lease, labels).await?;
+        Ok(work)
+    }
+
+    /// Removes the leases of earlier processes.
+    ///
+    /// # Errors
+    /// Those of containerd.
+    pub(super) async fn clear(&self, containerd: &Containerd) -> Result<()> {
+        let mut errors = Collected::default();
+        for lease in containerd.list_leases().await? {
+            if lease.id.starts_with(LEASE_PREFIX) && !lock(&self.0).contains(&lease.id) {
+                errors.push(containerd.delete_lease(&lease.id, false).await);
+            }
+        }
+        errors.finish()
+    }
+}
+
+async fn clean_up(containerd: &Containerd, lease: &str, unfinished: &Mutex<Unfinished>) -> Result<()> {
+    let unfinished = std::mem::take(&mut *lock(unfinished));
+    let mut errors = Collected::default();
+    for ingest in &unfinished.ingests {
+        errors.push(containerd.abort_ingest(ingest).await);
+    }
+    for (snapshotter, key) in &unfinished.snapshots {
+        errors.push(containerd.remove_snapshot(snapshotter, key).await);
+    }
+    // What is left by now goes with the lease at the next collection.
+    errors.push(containerd.delete_lease(lease, false).await);
+    errors.finish()
+}
+
+impl Work {
+    /// The id of the lease.
+    pub(super) fn lease(&self) -> &str {
+        &self.lease
+    }
+
+    /// Remembers an ingest that is being written.
+    pub(super) fn ingest(&self, reference: &str) {
+        lock(&self.unfinished).ingests.insert(reference.to_owned());
+    }
+
+    /// Forgets it: it became a blob, or was aborted.
+    pub(super) fn ingested(&self, reference: &str) {
+        lock(&self.unfinished).ingests.remove(reference);
+    }
+
+    /// Remembers a snapshot that exists for the time of the work.
+    pub(super) fn snapshot(&self, snapshotter: &str, key: &str) {
+        lock(&self.unfinished).snapshots.insert((snapshotter.to_owned(), key.to_owned()));
+    }
+
+    /// Forgets it: it was committed.
+    pub(super) fn committed(&self, snapshotter: &str, key: &str) {
+        lock(&self.unfinished).snapshots.remove(&(snapshotter.to_owned(), key.to_owned()));
+    }
+
+    /// Removes what is half done, and the lease. That something stays is only logged:
+    /// it expires.
+    pub(super) async fn end(self) {
+        let undo = self.undo.into_inner().unwrap_or_else(PoisonError::into_inner);
+        if let Err(error) = undo.run().await {
+            warn!(lease = self.lease, %error, "image work left something that expires later");
+        }
+    }
+}
