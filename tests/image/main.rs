@@ -1,0 +1,15 @@
+//! The image module against real parts: a containerd and a registry of each test's own.
+//!
+//! containerd and ctr come from the folder in `LONGSHORE_TEST_CONTAINERD`, else from the
+//! PATH; the registry is docker-registry. Without them, or without root, the tests say so
+//! and pass.
+
+mod failures;
+mod fixture;
+mod local;
+mod node;
+mod pause;
+mod pull;
+mod registry;
+mod server;
+mod tls;
