@@ -6,7 +6,7 @@
 
 use std::fs::File;
 use std::io::Read;
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::Path;
 
 use rustix::fs::{CWD, FileType, Mode, OFlags, ResolveFlags};
@@ -21,21 +21,8 @@ use crate::error::{Context, Result, exhausted, precondition};
 /// FailedPrecondition for what is no regular file, ResourceExhausted for one that is
 /// larger, else the kernel's reason.
 pub fn read(root: &Path, path: &str, bytes_max: usize) -> Result<Option<Vec<u8>>> {
-    let folder = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-    let root =
-        rustix::fs::openat(CWD, root, folder, Mode::empty()).context(|| format!("open the root {root:?}"))?;
     let what = || format!("open {path:?} below the root");
-    let found = rustix::fs::openat2(
-        root,
-        path,
-        OFlags::PATH | OFlags::CLOEXEC,
-        Mode::empty(),
-        ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS,
-    );
-    let found = match found {
-        Err(Errno::NOENT | Errno::NOTDIR) => return Ok(None),
-        other => other.context(what)?,
-    };
+    let Some(found) = open(root, path, OFlags::PATH)? else { return Ok(None) };
     // Looked at before it is opened in earnest.
     let status = rustix::fs::fstat(&found).context(what)?;
     if FileType::from_raw_mode(status.st_mode) != FileType::RegularFile {
@@ -49,6 +36,25 @@ pub fn read(root: &Path, path: &str, bytes_max: usize) -> Result<Option<Vec<u8>>
         return Err(exhausted(format!("{path:?} below the root has more than {bytes_max} bytes")));
     }
     Ok(Some(data))
+}
+
+/// Opens the folder at `path` below `root`; none if there is no such folder. Blocks.
+///
+/// # Errors
+/// The kernel's reason.
+pub fn open_folder(root: &Path, path: &str) -> Result<Option<OwnedFd>> {
+    open(root, path, OFlags::RDONLY | OFlags::DIRECTORY)
+}
+
+fn open(root: &Path, path: &str, flags: OFlags) -> Result<Option<OwnedFd>> {
+    let folder = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let root =
+        rustix::fs::openat(CWD, root, folder, Mode::empty()).context(|| format!("open the root {root:?}"))?;
+    let resolve = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS;
+    match rustix::fs::openat2(root, path, flags | OFlags::CLOEXEC, Mode::empty(), resolve) {
+        Err(Errno::NOENT | Errno::NOTDIR) => Ok(None),
+        other => other.map(Some).context(|| format!("open {path:?} below the root")),
+    }
 }
 
 #[cfg(test)]
@@ -88,5 +94,19 @@ mod tests {
         assert_eq!(kind("."), Err(Kind::FailedPrecondition));
         assert_eq!(kind("loop"), Err(Kind::Unknown));
         assert_eq!(kind("large/below"), Ok(None));
+    }
+
+    #[test]
+    fn folders_are_found_inside_and_never_outside() {
+        let dir = tempfile::tempdir().expect("folder");
+        let root = dir.path().join("root");
+        fs::create_dir_all(root.join("inside")).expect("folder");
+        fs::create_dir(dir.path().join("outside")).expect("folder");
+        fs::write(root.join("file"), "").expect("file");
+        symlink("../../outside", root.join("up")).expect("link");
+        symlink("/inside", root.join("absolute")).expect("link");
+        let open = |path: &str| open_folder(&root, path).map(|found| found.is_some());
+        assert_eq!((open("/absolute"), open("inside")), (Ok(true), Ok(true)));
+        assert_eq!((open("/up"), open("/nothing"), open("/file")), (Ok(false), Ok(false), Ok(false)));
     }
 }

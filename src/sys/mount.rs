@@ -22,6 +22,7 @@ use rustix::io::Errno;
 use rustix::mount::{MountFlags, MountPropagationFlags, UnmountFlags};
 use rustix::thread::UnshareFlags;
 
+use super::mountinfo;
 use crate::error::{Collected, Context, Result, internal, invalid, unimplemented, unknown};
 
 /// The most options that mount(2) takes, with the NUL at the end: one page.
@@ -73,6 +74,36 @@ pub fn unmount_all(target: &Path) -> Result<()> {
         }
     }
     Err(unknown(format!("unmount {target:?}: still a mount point after {STACK_MAX} times")))
+}
+
+/// Takes away everything that is mounted at `folder` or below it, the deepest first.
+///
+/// # Errors
+/// The kernel's reason.
+pub fn unmount_below(folder: &Path) -> Result<()> {
+    let mut below: Vec<PathBuf> = mountinfo::read()?
+        .into_iter()
+        .map(|mount| mount.path)
+        .filter(|path| path.starts_with(folder))
+        .collect();
+    below.sort_by_key(|path| std::cmp::Reverse(path.components().count()));
+    let mut errors = Collected::default();
+    for path in below {
+        errors.push(unmount(&path).map(drop));
+    }
+    errors.finish()
+}
+
+/// Mounts a tmpfs at `target`, as a pod's /dev/shm wants it (SBX-20): nosuid, nodev,
+/// noexec, and `options` (`mode=…,size=…`).
+///
+/// # Errors
+/// The kernel's reason.
+pub fn tmpfs(target: &Path, options: &str) -> Result<()> {
+    let what = || format!("mount {target:?} as tmpfs");
+    let options = CString::new(options).map_err(|_| invalid("a mount option holds a NUL")).context(what)?;
+    let flags = MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC;
+    rustix::mount::mount("shm", target, "tmpfs", flags, Some(options.as_c_str())).context(what)
 }
 
 /// Takes away the topmost mount, and says whether there was one.
@@ -412,6 +443,28 @@ mod tests {
         unmount_all(&target).expect("nothing there");
         fs::remove_dir(&target).expect("nothing is mounted there");
         unmount_all(&target).expect("not even the folder");
+    }
+
+    #[test]
+    fn everything_below_a_folder_is_unmounted_and_nothing_beside_it() {
+        if !may_mount() {
+            return;
+        }
+        let root = tempfile::tempdir().expect("folder");
+        let place = |name: &str| {
+            let place = root.path().join(name);
+            fs::create_dir_all(&place).expect("folder");
+            tmpfs(&place, "size=4096,mode=1777").expect("mounted");
+            place
+        };
+        let (upper, beside) = (place("a"), place("ab"));
+        let lower = place("a/b");
+        unmount_below(&upper).expect("unmounted");
+        unmount_below(&upper).expect("nothing there");
+        let is_mounted =
+            |path: &Path| mountinfo::read().expect("table").iter().any(|mount| mount.path == path);
+        assert!(!is_mounted(&upper) && !is_mounted(&lower) && is_mounted(&beside));
+        unmount_all(&beside).expect("unmounted");
     }
 
     #[test]

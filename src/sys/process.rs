@@ -1,6 +1,7 @@
 //! This process: capabilities and OOM score.
 
 /// Bits of the kernel's capability sets.
+const CAP_SYS_ADMIN: u32 = 21;
 const CAP_SYS_RESOURCE: u32 = 24;
 
 /// The effective capabilities of this process as a bit set.
@@ -19,6 +20,12 @@ pub fn bounding_capabilities() -> u64 {
 #[must_use]
 pub fn has_cap_sys_resource() -> bool {
     effective_capabilities() & (1 << CAP_SYS_RESOURCE) != 0
+}
+
+/// Whether this process may administrate the system.
+#[must_use]
+pub fn has_cap_sys_admin() -> bool {
+    effective_capabilities() & (1 << CAP_SYS_ADMIN) != 0
 }
 
 /// The OOM score adjustment of this process, 0 if it cannot be read.

@@ -1,0 +1,97 @@
+//! The mount table of this process, `/proc/self/mountinfo`.
+
+use std::ffi::OsString;
+use std::os::unix::ffi::OsStringExt;
+use std::path::{Path, PathBuf};
+
+use crate::error::{Context, Result};
+
+/// A mount point and its propagation.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct MountPoint {
+    /// Where it is.
+    pub path: PathBuf,
+    /// Mounts below it are passed on to its peers.
+    pub shared: bool,
+    /// It receives mounts from a master.
+    pub slave: bool,
+}
+
+/// All mounts, in the order of the table: later ones lie over earlier ones.
+///
+/// # Errors
+/// When /proc cannot be read.
+pub fn read() -> Result<Vec<MountPoint>> {
+    let table = std::fs::read("/proc/self/mountinfo").context(|| "read the mount table")?;
+    Ok(parse(&table))
+}
+
+/// The mount that `path` is on: the last one of those with the longest path.
+#[must_use]
+pub fn containing(table: &[MountPoint], path: &Path) -> MountPoint {
+    let above = table.iter().filter(|mount| path.starts_with(&mount.path));
+    above.max_by_key(|mount| mount.path.as_os_str().len()).cloned().unwrap_or_default()
+}
+
+fn parse(table: &[u8]) -> Vec<MountPoint> {
+    table.split(|byte| *byte == b'\n').filter_map(line).collect()
+}
+
+/// `id parent major:minor root path options tag… - type source options`
+fn line(line: &[u8]) -> Option<MountPoint> {
+    let mut fields = line.split(|byte| *byte == b' ');
+    let path = unescape(fields.nth(4)?);
+    let _options = fields.next()?;
+    let mut found = MountPoint { path, ..MountPoint::default() };
+    for tag in fields.take_while(|field| *field != b"-") {
+        found.shared |= tag.starts_with(b"shared:");
+        found.slave |= tag.starts_with(b"master:");
+    }
+    Some(found)
+}
+
+/// The kernel writes blanks, tabs, newlines and backslashes as three octal digits.
+fn unescape(text: &[u8]) -> PathBuf {
+    let mut out = Vec::with_capacity(text.len());
+    let mut at = 0;
+    while let Some(&byte) = text.get(at) {
+        let digits = text.get(at + 1..at + 4).filter(|_| byte == b'\\');
+        let value = digits
+            .and_then(|digits| std::str::from_utf8(digits).ok())
+            .and_then(|digits| u8::from_str_radix(digits, 8).ok());
+        out.push(value.unwrap_or(byte));
+        at += if value.is_some() { 4 } else { 1 };
+    }
+    OsString::from_vec(out).into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const TABLE: &[u8] = b"\
+1 0 8:1 / / rw - ext4 /dev/sda rw
+2 1 8:1 / /a rw shared:5 - ext4 /dev/sda rw
+3 2 8:1 / /a/b\\040c rw master:5 propagate_from:2 - ext4 /dev/sda rw
+broken
+";
+
+    #[test]
+    fn a_path_is_on_its_nearest_mount() {
+        let table = parse(TABLE);
+        assert_eq!(table.len(), 3);
+        let of = |path: &str| {
+            let mount = containing(&table, Path::new(path));
+            (mount.path, mount.shared, mount.slave)
+        };
+        assert_eq!(of("/x"), ("/".into(), false, false));
+        assert_eq!(of("/ab"), ("/".into(), false, false));
+        assert_eq!(of("/a/x"), ("/a".into(), true, false));
+        assert_eq!(of("/a/b c/d"), ("/a/b c".into(), false, true));
+    }
+
+    #[test]
+    fn the_machines_own_table_has_a_root() {
+        assert!(read().expect("readable").iter().any(|mount| mount.path == Path::new("/")));
+    }
+}
