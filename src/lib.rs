@@ -8,5 +8,7 @@ pub mod ids;
 pub mod image;
 pub mod network;
 pub mod proto;
+pub mod spec;
+pub mod state;
 pub mod sys;
 pub mod telemetry;

@@ -45,8 +45,8 @@ pub struct ContainerUpdate {
     pub spec: Option<Vec<u8>>,
     /// Extensions that are set.
     pub extensions: HashMap<String, Any>,
-    /// Labels that are set; an empty value removes the label.
-    pub labels: HashMap<String, String>,
+    /// All labels from now on.
+    pub labels: Option<HashMap<String, String>>,
 }
 
 impl Containerd {
@@ -106,12 +106,12 @@ impl Containerd {
         let mut paths = Vec::new();
         paths.extend(update.spec.is_some().then(|| "spec".to_owned()));
         paths.extend(update.extensions.keys().map(|key| format!("extensions.{key}")));
-        paths.extend(update.labels.keys().map(|key| format!("labels.{key}")));
+        paths.extend(update.labels.is_some().then(|| "labels".to_owned()));
         let container = api::Container {
             id: id.to_owned(),
             spec: update.spec.map(spec_any),
             extensions: update.extensions,
-            labels: update.labels,
+            labels: update.labels.unwrap_or_default(),
             ..Default::default()
         };
         let request = api::UpdateContainerRequest {

@@ -7,7 +7,7 @@
 //! two clients could then see two different images in it. Docker's schema 1 is refused
 //! by name (IMG-28).
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 
 use serde::de::IgnoredAny;
 use serde::{Deserialize, Deserializer};
@@ -16,6 +16,7 @@ use super::digest::is_digest;
 use super::platform::Platform;
 use crate::containerd::Descriptor;
 use crate::error::{Context, Error, Kind, Result, invalid, unimplemented};
+use crate::spec::ImageConfig;
 
 /// The largest index or manifest.
 pub(super) const MANIFEST_BYTES_MAX: usize = 4 << 20;
@@ -219,36 +220,6 @@ pub(super) fn media_type(said: &str, shape: Shape, data: &[u8]) -> String {
     }
 }
 
-/// How containers of an image start, where the pod does not say.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
-#[serde(default, rename_all = "PascalCase")]
-pub struct ImageConfig {
-    /// `uid`, `name`, `uid:gid`, `name:group`; empty for root.
-    #[serde(deserialize_with = "null")]
-    pub user: String,
-    /// `NAME=value`.
-    #[serde(deserialize_with = "null")]
-    pub env: Vec<String>,
-    /// The program and its first arguments.
-    #[serde(deserialize_with = "null")]
-    pub entrypoint: Vec<String>,
-    /// The arguments after those; or the program too, without an entrypoint.
-    #[serde(deserialize_with = "null")]
-    pub cmd: Vec<String>,
-    /// Paths that want a volume.
-    #[serde(deserialize_with = "keys")]
-    pub volumes: Vec<String>,
-    /// The working directory; empty for `/`.
-    #[serde(deserialize_with = "null")]
-    pub working_dir: String,
-    /// Labels of the image.
-    #[serde(deserialize_with = "null")]
-    pub labels: BTreeMap<String, String>,
-    /// `SIGTERM`, `15`; empty for SIGTERM.
-    #[serde(deserialize_with = "null")]
-    pub stop_signal: String,
-}
-
 /// A config as far as it is read.
 #[derive(Debug, Deserialize)]
 pub(super) struct Config {
@@ -299,12 +270,6 @@ pub(super) fn parse_config(digest: &str, data: &[u8]) -> Result<Config> {
 /// Takes JSON's null, which Go writes for empty lists, for nothing.
 fn null<'de, T: Default + Deserialize<'de>, D: Deserializer<'de>>(from: D) -> Result<T, D::Error> {
     Ok(Option::deserialize(from)?.unwrap_or_default())
-}
-
-/// The keys of an object whose values say nothing.
-fn keys<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<String>, D::Error> {
-    let map: Option<BTreeMap<String, IgnoredAny>> = Option::deserialize(from)?;
-    Ok(map.unwrap_or_default().into_keys().collect())
 }
 
 #[cfg(test)]

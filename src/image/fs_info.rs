@@ -16,6 +16,7 @@ use super::Images;
 use crate::containerd::{SnapshotKind, SnapshotUsage};
 use crate::error::{Result, precondition};
 use crate::flow::lock;
+use crate::proto::cri;
 
 /// The age at which a sum is made anew.
 const STALE: Duration = Duration::from_secs(10);
@@ -31,6 +32,17 @@ pub struct FsUsage {
     pub used_bytes: u64,
     /// Inodes.
     pub inodes_used: u64,
+}
+
+impl From<FsUsage> for cri::FilesystemUsage {
+    fn from(from: FsUsage) -> Self {
+        Self {
+            timestamp: from.timestamp,
+            fs_id: Some(cri::FilesystemIdentifier { mountpoint: from.mountpoint }),
+            used_bytes: Some(cri::UInt64Value { value: from.used_bytes }),
+            inodes_used: Some(cri::UInt64Value { value: from.inodes_used }),
+        }
+    }
 }
 
 /// The last sums, by snapshotter.

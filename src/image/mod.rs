@@ -40,13 +40,12 @@ use tracing::warn;
 use crate::config::Config;
 use crate::containerd::{Containerd, Descriptor};
 use crate::flow::{Keyed, Shared};
+use crate::spec::ImageConfig;
 use reference::Reference;
 
-pub use document::ImageConfig;
 pub use fs_info::FsUsage;
 pub use pause::PAUSE_REFERENCE;
 pub use pull::Pull;
-pub use users::Accounts;
 
 /// An image that this node can start.
 #[derive(Clone, Debug, Default)]

@@ -8,6 +8,29 @@ use crate::error::Result;
 use crate::proto::cri;
 
 impl Image {
+    /// The name that records and annotations use: a tag, else a digest, else the id.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        let rank = |name: &&String| match listing(name) {
+            Listing::Tag(_) => 0,
+            Listing::Digest(_) => 1,
+            Listing::Nowhere => 2,
+        };
+        self.references.iter().min_by_key(rank).map_or(&self.id, String::as_str)
+    }
+
+    /// Its tags, as the CRI lists them (IMG-07).
+    #[must_use]
+    pub fn repo_tags(&self) -> Vec<String> {
+        self.to_cri().repo_tags
+    }
+
+    /// Its digests, as the CRI lists them (IMG-07).
+    #[must_use]
+    pub fn repo_digests(&self) -> Vec<String> {
+        self.to_cri().repo_digests
+    }
+
     /// The message of ListImages and ImageStatus (IMG-07 … IMG-10).
     #[must_use]
     pub fn to_cri(&self) -> cri::Image {
@@ -51,7 +74,7 @@ impl Images {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::image::ImageConfig;
+    use crate::spec::ImageConfig;
 
     fn shown(user: &str, references: &[&str]) -> cri::Image {
         Image {

@@ -1,0 +1,333 @@
+//! Reads from the host what the translation needs, before it runs.
+
+use std::collections::HashSet;
+use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+
+use super::devices::check_permissions;
+use super::security::{self, Profile};
+use super::{Features, Host, HostDevice, HostMount, ImageConfig, LocalProfile};
+use crate::config::file::ContainerSection;
+use crate::error::{Context, Result, invalid};
+use crate::proto::cri::{ContainerConfig, LinuxContainerSecurityContext, MountPropagation};
+use crate::sys;
+use crate::sys::mountinfo::{self, MountPoint};
+
+/// A seccomp profile of the node has at most this many bytes.
+const PROFILE_BYTES_MAX: u64 = 4 << 20;
+
+/// Folders below /dev that are made anew in every container, or are the host's own.
+const DEV_SKIPPED: [&str; 6] = ["pts", "shm", "fd", "mqueue", ".lxc", ".lxd-mounts"];
+
+/// Facts of one container.
+#[derive(Clone, Debug, Default)]
+pub struct Gathered {
+    /// Of `mounts`, in their order.
+    pub mounts: Vec<HostMount>,
+    /// Volumes that the image declares: host folder and target.
+    pub volumes: Vec<(PathBuf, String)>,
+    /// Of `devices`, folders unfolded.
+    pub devices: Vec<HostDevice>,
+    /// All of the host's, for privileged containers.
+    pub host_devices: Vec<HostDevice>,
+    /// The seccomp profile of the node.
+    pub seccomp: Option<LocalProfile>,
+}
+
+/// Reads the facts of the host.
+#[must_use]
+pub fn host(restrict_oom_score_adj: bool) -> Host {
+    let release = rustix::system::uname();
+    let exists = |path: &str| Path::new(path).exists();
+    let cgroup_v2 = exists("/sys/fs/cgroup/cgroup.controllers");
+    let controllers = std::fs::read_to_string("/sys/fs/cgroup/cgroup.controllers").unwrap_or_default();
+    let v2_controller = |name: &str| controllers.split_whitespace().any(|controller| controller == name);
+    Host {
+        cgroup_v2,
+        capabilities: sys::process::bounding_capabilities(),
+        seccomp: exists("/proc/sys/kernel/seccomp/actions_avail"),
+        apparmor: std::fs::read_to_string("/sys/module/apparmor/parameters/enabled")
+            .is_ok_and(|text| text.starts_with('Y'))
+            && exists("/sys/kernel/security/apparmor/profiles"),
+        apparmor_profiles: Vec::new(),
+        selinux: exists("/sys/fs/selinux/enforce"),
+        kernel: kernel_version(&release.release().to_string_lossy()),
+        hostname: release.nodename().to_string_lossy().into_owned(),
+        swap_controller: if cgroup_v2 {
+            swap_on_v2()
+        } else {
+            exists("/sys/fs/cgroup/memory/memory.memsw.limit_in_bytes")
+        },
+        hugetlb_controller: if cgroup_v2 {
+            v2_controller("hugetlb")
+        } else {
+            exists("/sys/fs/cgroup/hugetlb")
+        },
+        oom_score_adj: sys::process::oom_score_adj(),
+        restrict_oom_score_adj,
+    }
+}
+
+/// On v2 the root cgroup has no memory files: the first child that has one tells.
+fn swap_on_v2() -> bool {
+    let own = std::fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
+    let own = own.lines().find_map(|line| line.strip_prefix("0::")).unwrap_or("/").trim_matches('/');
+    let own = Path::new("/sys/fs/cgroup").join(own);
+    let candidates = std::iter::once(own)
+        .chain(std::fs::read_dir("/sys/fs/cgroup").into_iter().flatten().flatten().map(|entry| entry.path()));
+    candidates.into_iter().any(|path| path.join("memory.swap.max").exists())
+}
+
+fn kernel_version(release: &str) -> (u32, u32) {
+    let mut numbers = release.split(|c: char| !c.is_ascii_digit()).map(|part| part.parse().unwrap_or(0));
+    (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0))
+}
+
+/// The names of the loaded AppArmor profiles.
+#[must_use]
+pub fn apparmor_profiles() -> Vec<String> {
+    let text = std::fs::read_to_string("/sys/kernel/security/apparmor/profiles").unwrap_or_default();
+    text.lines().filter_map(|line| line.rsplit_once(" (").map(|(name, _)| name.to_owned())).collect()
+}
+
+/// Reads what `binary features` of an OCI runtime says (SVC-20).
+///
+/// # Errors
+/// When it does not know the sub-command or prints no JSON.
+pub fn parse_features(json: &[u8], kernel: (u32, u32)) -> Result<Features> {
+    let value: serde_json::Value =
+        serde_json::from_slice(json).map_err(|error| invalid(format!("features: {error}")))?;
+    let has = |list: &serde_json::Value, name: &str| {
+        list.as_array().is_some_and(|list| list.iter().any(|item| item == name))
+    };
+    Ok(Features {
+        recursive_read_only: has(&value["mountOptions"], "rro") && kernel >= (5, 12),
+        user_namespaces: has(&value["linux"]["namespaces"], "user")
+            && value["linux"]["mountExtensions"]["idmap"]["enabled"] == true,
+    })
+}
+
+/// The seccomp profile that a container asks for, the configured one where it asks for none.
+///
+/// # Errors
+/// InvalidArgument for a profile of no known form.
+pub fn seccomp_profile(
+    context: &LinuxContainerSecurityContext,
+    text: &str,
+    options: &ContainerSection,
+) -> Result<Profile> {
+    let profile = security::profile("seccomp", context.seccomp.as_ref(), text)?;
+    Ok(match profile {
+        Profile::Unset if options.unset_seccomp_profile == "RuntimeDefault" => Profile::Default,
+        other => other,
+    })
+}
+
+/// Reads the facts of one container. May hang on a dead network mount: call it on a
+/// blocking thread. Missing host paths of mounts are made (OCI-29).
+///
+/// # Errors
+/// InvalidArgument for a device that is none; the file system's errors.
+pub fn container(
+    config: &ContainerConfig,
+    image: &ImageConfig,
+    volumes_dir: &Path,
+    options: &ContainerSection,
+) -> Result<Gathered> {
+    let context = config.linux.clone().unwrap_or_default().security_context.unwrap_or_default();
+    let mut gathered = Gathered::default();
+    for given in &config.mounts {
+        let private = given.propagation == MountPropagation::PropagationPrivate as i32;
+        gathered.mounts.push(mount(Path::new(&given.host_path), !private)?);
+    }
+    for given in &config.devices {
+        check_permissions(&given.permissions, &given.host_path)?;
+        let list = device(&given.host_path, &given.container_path, &given.permissions)?;
+        gathered.devices.extend(list);
+    }
+    if context.privileged {
+        gathered.host_devices = host_devices();
+    }
+    if !options.ignore_image_volumes {
+        gathered.volumes = volumes(image, config, volumes_dir);
+    }
+    gathered.seccomp = local_seccomp(&seccomp_profile(&context, security_text(&context), options)?)?;
+    Ok(gathered)
+}
+
+/// The node's seccomp profile, if one is asked for.
+///
+/// # Errors
+/// FailedPrecondition for one that is missing or unreadable.
+pub fn local_seccomp(profile: &Profile) -> Result<Option<LocalProfile>> {
+    let Profile::Localhost(path) = profile else { return Ok(None) };
+    let what = || format!("seccomp profile {path:?}");
+    if !Path::new(path).is_absolute() {
+        return Err(invalid(format!("{}: not an absolute path", what())));
+    }
+    let size = std::fs::metadata(path).context(what)?.len();
+    if size > PROFILE_BYTES_MAX {
+        return Err(invalid(format!("{}: larger than {PROFILE_BYTES_MAX} bytes", what())));
+    }
+    let text = std::fs::read_to_string(path).context(what)?;
+    Ok(Some(LocalProfile { path: path.clone(), text }))
+}
+
+#[allow(deprecated)] // older kubelets still send the text form (OCI-19)
+fn security_text(context: &LinuxContainerSecurityContext) -> &str {
+    &context.seccomp_profile_path
+}
+
+fn mount(path: &Path, with_propagation: bool) -> Result<HostMount> {
+    let what = || format!("mount of {path:?}");
+    match std::fs::metadata(path) {
+        Ok(_) => {}
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+            std::fs::create_dir_all(path).context(what)?;
+            std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o755)).context(what)?;
+        }
+        Err(error) => return Err(error).context(what),
+    }
+    let source = path.canonicalize().context(what)?;
+    if !with_propagation {
+        return Ok(HostMount { source, ..HostMount::default() });
+    }
+    let MountPoint { path: mount_point, shared, slave } = mountinfo::containing(&mountinfo::read()?, &source);
+    Ok(HostMount { source, mount_point, shared, slave })
+}
+
+/// One device, or all below a folder (OCI-40).
+fn device(host_path: &str, container_path: &str, permissions: &str) -> Result<Vec<HostDevice>> {
+    let what = || format!("device {host_path:?}");
+    let resolved = Path::new(host_path).canonicalize().context(what)?;
+    let container_path = if container_path.is_empty() { host_path } else { container_path };
+    let metadata = std::fs::metadata(&resolved).context(what)?;
+    if !metadata.is_dir() {
+        return match node(&resolved, container_path, permissions) {
+            Some(device) => Ok(vec![device]),
+            None => Err(invalid(format!("{}: it is not a device node", what()))),
+        };
+    }
+    let mut list = Vec::new();
+    walk(&resolved, &mut |path| {
+        let below = path.strip_prefix(&resolved).unwrap_or(path);
+        let target = Path::new(container_path).join(below);
+        list.extend(node(path, &target.to_string_lossy(), permissions));
+    });
+    Ok(list)
+}
+
+fn host_devices() -> Vec<HostDevice> {
+    let mut list = Vec::new();
+    walk(Path::new("/dev"), &mut |path| {
+        // The console is the runtime's own to make.
+        if path != Path::new("/dev/console") {
+            list.extend(node(path, &path.to_string_lossy(), "rwm"));
+        }
+    });
+    list
+}
+
+/// Calls `visit` for every file below `folder`, bounded in depth; what cannot be read is
+/// passed over: devices come and go.
+fn walk(folder: &Path, visit: &mut dyn FnMut(&Path)) {
+    fn go(folder: &Path, depth: usize, visit: &mut dyn FnMut(&Path)) {
+        for entry in std::fs::read_dir(folder).into_iter().flatten().flatten() {
+            let Ok(kind) = entry.file_type() else { continue };
+            let path = entry.path();
+            if kind.is_dir() {
+                let name = entry.file_name();
+                if depth > 0 && !DEV_SKIPPED.iter().any(|skipped| name == *skipped) {
+                    go(&path, depth - 1, visit);
+                }
+            } else if !kind.is_symlink() {
+                visit(&path);
+            }
+        }
+    }
+    go(folder, 8, visit);
+}
+
+fn node(path: &Path, container_path: &str, permissions: &str) -> Option<HostDevice> {
+    let metadata = std::fs::symlink_metadata(path).ok()?;
+    let kind = metadata.file_type();
+    let kind = if kind.is_char_device() {
+        'c'
+    } else if kind.is_block_device() {
+        'b'
+    } else {
+        return None;
+    };
+    Some(HostDevice {
+        path: container_path.to_owned(),
+        kind,
+        major: i64::from(rustix::fs::major(metadata.rdev())),
+        minor: i64::from(rustix::fs::minor(metadata.rdev())),
+        mode: metadata.mode() & 0o7777,
+        uid: metadata.uid(),
+        gid: metadata.gid(),
+        permissions: permissions.to_owned(),
+    })
+}
+
+/// A folder for each volume that the image declares and no CRI mount covers (CTR-08).
+fn volumes(image: &ImageConfig, config: &ContainerConfig, dir: &Path) -> Vec<(PathBuf, String)> {
+    let taken: HashSet<&str> =
+        config.mounts.iter().map(|mount| mount.container_path.trim_end_matches('/')).collect();
+    let mut list: Vec<(PathBuf, String)> = image
+        .volumes
+        .iter()
+        .filter(|target| !target.is_empty() && !taken.contains(target.trim_end_matches('/')))
+        .map(|target| {
+            // A relative path is taken from the root.
+            let target = if target.starts_with('/') { target.clone() } else { format!("/{target}") };
+            (dir.join(crate::ids::random_hex::<16>()), target)
+        })
+        .collect();
+    list.sort_by(|a, b| a.1.cmp(&b.1));
+    list
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_missing_host_path_is_made() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let path = dir.path().join("a/b");
+        let found = mount(&path, false).expect("made");
+        assert!(path.is_dir());
+        assert_eq!(found.source, path.canonicalize().expect("exists"));
+    }
+
+    #[test]
+    fn a_symlink_is_resolved() {
+        let dir = tempfile::tempdir().expect("a folder");
+        std::os::unix::fs::symlink("/usr", dir.path().join("link")).expect("a link");
+        let found = mount(&dir.path().join("link"), true).expect("resolved");
+        assert_eq!(found.source, Path::new("/usr"));
+    }
+
+    #[test]
+    fn devices_are_read_and_others_refused() {
+        let null = device("/dev/null", "/dev/mine", "rw").expect("a device");
+        assert_eq!((null[0].kind, null[0].major, null[0].minor), ('c', 1, 3));
+        assert_eq!(null[0].path, "/dev/mine");
+        assert!(device("/etc/passwd", "", "r").is_err());
+        assert!(
+            device("/dev/there-is-none", "", "r")
+                .is_err_and(|error| error.message().contains("there-is-none"))
+        );
+    }
+
+    #[test]
+    fn features_are_read_from_runc() {
+        let json = br#"{"mountOptions":["ro","rro"],"linux":{"namespaces":["user"],"mountExtensions":{"idmap":{"enabled":true}}}}"#;
+        let all = Features { recursive_read_only: true, user_namespaces: true };
+        assert_eq!(parse_features(json, (6, 1)), Ok(all));
+        assert_eq!(parse_features(json, (5, 11)).map(|features| features.recursive_read_only), Ok(false));
+        assert_eq!(parse_features(b"{}", (6, 1)), Ok(Features::default()));
+        assert!(parse_features(b"unknown command", (6, 1)).is_err());
+    }
+}

@@ -1,0 +1,385 @@
+//! Mounts of a container.
+//!
+//! | CRI | OCI | rule |
+//! |---|---|---|
+//! | – | proc, /dev, devpts, mqueue, sysfs, cgroup | OCI-26 |
+//! | `mounts` | bind mounts in place of a default with the same target; `/dev` drops the defaults below it | OCI-27 |
+//! | order | by depth of the target, as given within a depth | OCI-28 |
+//! | `host_path` | resolved, made as a folder when missing (done by gather) | OCI-29, OCI-30 |
+//! | `propagation` | `rprivate`, `rslave`, `rshared`; the host's mount must allow it | OCI-31 |
+//! | `readonly`, `recursive_read_only` | `ro`, `rro` | OCI-32 |
+//! | – | the pod's hostname, hosts, resolv.conf and shm where no mount has their target | OCI-36 |
+//! | image, id mappings, mount options, SELinux relabel | refused until they are built | |
+
+use std::path::{Component, Path, PathBuf};
+
+use super::Features;
+use super::oci::Mount;
+use crate::error::{Error, Kind, Result, invalid, precondition, unimplemented};
+use crate::proto::cri::{self, MountPropagation};
+
+/// What the kubelet recognises (ERR-09).
+const RRO_UNSUPPORTED: &str = "RROUnsupported";
+
+/// A CRI mount's source on the host, as gathered.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct HostMount {
+    /// The host path with its symlinks resolved.
+    pub source: PathBuf,
+    /// The mount point that it is on, for the error.
+    pub mount_point: PathBuf,
+    /// Whether that mount is shared.
+    pub shared: bool,
+    /// Whether that mount is a slave of another.
+    pub slave: bool,
+}
+
+/// The pod's own files, bound into every container.
+#[derive(Clone, Debug, Default)]
+pub struct PodFiles {
+    /// `/etc/hostname`
+    pub hostname: PathBuf,
+    /// `/etc/hosts`
+    pub hosts: PathBuf,
+    /// `/etc/resolv.conf`
+    pub resolv_conf: PathBuf,
+    /// `/dev/shm`: the pod's, or the host's with host IPC.
+    pub shm: PathBuf,
+}
+
+/// The parts of a request that decide about mounts.
+#[derive(Clone, Copy, Debug)]
+pub struct Request<'a> {
+    /// `mounts`
+    pub mounts: &'a [cri::Mount],
+    /// The same, gathered.
+    pub gathered: &'a [HostMount],
+    /// Volumes that the image declares: host folder and target.
+    pub volumes: &'a [(PathBuf, String)],
+    /// The pod's files.
+    pub files: &'a PodFiles,
+    /// Read-only root file system.
+    pub readonly_rootfs: bool,
+    /// Privileged container.
+    pub privileged: bool,
+    /// The handler lets containers write to their cgroup.
+    pub cgroup_writable: bool,
+    /// What the handler's runtime can.
+    pub features: Features,
+}
+
+fn mount(destination: &str, kind: &str, source: &str, options: &[&str]) -> Mount {
+    Mount {
+        destination: destination.into(),
+        kind: kind.into(),
+        source: source.into(),
+        options: options.iter().map(ToString::to_string).collect(),
+        ..Mount::default()
+    }
+}
+
+/// What every container has. `sys` and `cgroup` are `ro` or `rw`; a pause container has
+/// no cgroup mount.
+#[must_use]
+pub fn defaults(sys: &str, cgroup: Option<&str>) -> Vec<Mount> {
+    let mut list = vec![
+        mount("/proc", "proc", "proc", &["nosuid", "noexec", "nodev"]),
+        mount("/dev", "tmpfs", "tmpfs", &["nosuid", "strictatime", "mode=755", "size=65536k"]),
+        mount(
+            "/dev/pts",
+            "devpts",
+            "devpts",
+            &["nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620", "gid=5"],
+        ),
+        mount("/dev/mqueue", "mqueue", "mqueue", &["nosuid", "noexec", "nodev"]),
+        mount("/sys", "sysfs", "sysfs", &["nosuid", "noexec", "nodev", sys]),
+    ];
+    if let Some(access) = cgroup {
+        let options = ["nosuid", "noexec", "nodev", "relatime", access];
+        list.push(mount("/sys/fs/cgroup", "cgroup", "cgroup", &options));
+    }
+    list
+}
+
+/// The mounts of a pause container: the defaults, the pod's shm and resolv.conf.
+#[must_use]
+pub fn of_pause(privileged: bool, shm: &Path, resolv_conf: &Path) -> Vec<Mount> {
+    let mut list = defaults(if privileged { "rw" } else { "ro" }, None);
+    // The flags are needed in user namespaces and do no harm elsewhere.
+    let options = ["rbind", "ro", "nosuid", "nodev", "noexec"];
+    list.push(mount("/dev/shm", "bind", &shm.to_string_lossy(), &options));
+    list.push(mount("/etc/resolv.conf", "bind", &resolv_conf.to_string_lossy(), &options));
+    list
+}
+
+/// The mounts of a container, and the propagation of its root (empty: the runtime's own).
+///
+/// # Errors
+/// InvalidArgument for contradictions; FailedPrecondition where the host's mount does not
+/// allow the propagation; Unimplemented for what is not built.
+pub fn of_container(request: Request<'_>) -> Result<(Vec<Mount>, String)> {
+    let taken: Vec<PathBuf> = request.mounts.iter().map(|mount| clean(&mount.container_path)).collect();
+    let has = |target: &str| taken.iter().any(|path| path == Path::new(target));
+    let access = |writable: bool| if writable { "rw" } else { "ro" };
+    let mut list: Vec<Mount> =
+        defaults(access(request.privileged), Some(access(request.privileged || request.cgroup_writable)));
+    list.retain(|mount| !(has(&mount.destination) || has("/dev") && mount.destination.starts_with("/dev/")));
+
+    let mut propagation = "";
+    let mut binds = Vec::new();
+    for (given, host) in request.mounts.iter().zip(request.gathered) {
+        binds.push(bind(given, host, request.features, &mut propagation)?);
+    }
+    let files = request.files;
+    let own = [
+        ("/etc/hostname", &files.hostname, request.readonly_rootfs),
+        ("/etc/hosts", &files.hosts, request.readonly_rootfs),
+        ("/etc/resolv.conf", &files.resolv_conf, request.readonly_rootfs),
+        ("/dev/shm", &files.shm, false),
+    ];
+    for (target, source, readonly) in own {
+        if !has(target) && !source.as_os_str().is_empty() {
+            binds.push(mount(
+                target,
+                "bind",
+                &source.to_string_lossy(),
+                &["rbind", "rprivate", access(!readonly)],
+            ));
+        }
+    }
+    for (source, target) in request.volumes {
+        if !taken.contains(&clean(target)) {
+            binds.push(mount(target, "bind", &source.to_string_lossy(), &["rbind", "rprivate", "rw"]));
+        }
+    }
+    binds.sort_by_key(|mount| depth(&mount.destination));
+    list.extend(binds);
+    Ok((list, propagation.to_owned()))
+}
+
+/// One CRI mount; raises the propagation of the root to what it needs.
+fn bind(given: &cri::Mount, host: &HostMount, features: Features, root: &mut &str) -> Result<Mount> {
+    let source = host.source.to_string_lossy();
+    let on = host.mount_point.display();
+    let propagation = match MountPropagation::try_from(given.propagation) {
+        Ok(MountPropagation::PropagationBidirectional) => {
+            if !host.shared {
+                return Err(precondition(format!(
+                    "mount {source:?}: it is on {on}, which is not a shared mount (bidirectional propagation)"
+                )));
+            }
+            *root = "rshared";
+            "rshared"
+        }
+        Ok(MountPropagation::PropagationHostToContainer) => {
+            if !host.shared && !host.slave {
+                return Err(precondition(format!(
+                    "mount {source:?}: it is on {on}, which is neither a shared nor a slave mount (host to container propagation)"
+                )));
+            }
+            if *root != "rshared" {
+                *root = "rslave";
+            }
+            "rslave"
+        }
+        // Unknown values count as private (OCI-31).
+        Ok(MountPropagation::PropagationPrivate) | Err(_) => "rprivate",
+    };
+    let access = match (given.readonly, given.recursive_read_only) {
+        (true, false) => "ro",
+        (false, false) => "rw",
+        (false, true) => {
+            return Err(invalid(format!("mount {source:?}: recursive_read_only without readonly")));
+        }
+        (true, true) if propagation != "rprivate" => {
+            return Err(invalid(format!("mount {source:?}: recursive_read_only needs private propagation")));
+        }
+        (true, true) if !features.recursive_read_only => {
+            // The text must begin with the word (ERR-09).
+            return Err(Error::new(
+                Kind::Unknown,
+                format!(
+                    "{RRO_UNSUPPORTED}: the runtime handler has no recursive read-only mounts (mount {source:?})"
+                ),
+            ));
+        }
+        (true, true) => "rro",
+    };
+    Ok(mount(&given.container_path, "bind", &source, &["rbind", propagation, access]))
+}
+
+/// Refuses what a mount asks for that is not built, before anything is made.
+///
+/// # Errors
+/// InvalidArgument for mounts without a target or source; Unimplemented.
+pub fn check(mounts: &[cri::Mount], mut is_selinux: impl FnMut() -> bool) -> Result<()> {
+    for given in mounts {
+        let target = given.container_path.as_str();
+        if target.is_empty() {
+            return Err(invalid(format!("mount of {:?}: no container_path", given.host_path)));
+        }
+        if given.image.is_some() || !given.image_sub_path.is_empty() {
+            return Err(unimplemented(format!(
+                "ImageVolumeMountFailed: image volumes are not served yet (mount at {target:?})"
+            )));
+        }
+        if given.host_path.is_empty() {
+            return Err(invalid(format!("mount at {target:?}: no host_path")));
+        }
+        if !Path::new(&given.host_path).is_absolute() {
+            return Err(invalid(format!(
+                "mount at {target:?}: host_path {:?} is not absolute",
+                given.host_path
+            )));
+        }
+        if !given.uid_mappings.is_empty() || !given.gid_mappings.is_empty() {
+            return Err(unimplemented(format!("id-mapped mounts are not served yet (mount at {target:?})")));
+        }
+        if !given.mount_options.is_empty() {
+            return Err(unimplemented(format!("mount options are not served yet (mount at {target:?})")));
+        }
+        if given.selinux_relabel && is_selinux() {
+            return Err(unimplemented(format!("SELinux labels are not served yet (mount at {target:?})")));
+        }
+    }
+    Ok(())
+}
+
+/// A path without `.`, `..` and doubled slashes, for comparing targets.
+fn clean(path: &str) -> PathBuf {
+    let mut out = PathBuf::from("/");
+    for part in Path::new(path).components() {
+        match part {
+            Component::Normal(name) => out.push(name),
+            Component::ParentDir => {
+                out.pop();
+            }
+            _ => {}
+        }
+    }
+    out
+}
+
+fn depth(path: &str) -> usize {
+    clean(path).components().count()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn given(target: &str) -> cri::Mount {
+        cri::Mount { container_path: target.into(), host_path: "/host".into(), ..Default::default() }
+    }
+
+    fn of(mounts: &[cri::Mount], host: HostMount, features: Features) -> Result<(Vec<Mount>, String)> {
+        let files = PodFiles {
+            hostname: "/p/hostname".into(),
+            hosts: "/p/hosts".into(),
+            resolv_conf: "/p/resolv.conf".into(),
+            shm: "/p/shm".into(),
+        };
+        let gathered = vec![host; mounts.len()];
+        of_container(Request {
+            mounts,
+            gathered: &gathered,
+            volumes: &[("/v".into(), "/data/vol".into())],
+            files: &files,
+            readonly_rootfs: false,
+            privileged: false,
+            cgroup_writable: false,
+            features,
+        })
+    }
+
+    fn targets(list: &[Mount]) -> Vec<&str> {
+        list.iter().map(|mount| mount.destination.as_str()).collect()
+    }
+
+    #[test]
+    fn a_mount_replaces_the_default_with_its_target() {
+        let mounts =
+            [given("/dev/"), given("/etc/hosts"), given("/data/vol"), given("//sys/fs/../fs/cgroup")];
+        let (list, _) = of(&mounts, HostMount::default(), Features::default()).expect("valid");
+        assert_eq!(
+            targets(&list),
+            [
+                "/proc",
+                "/sys",
+                "/dev/",
+                "/etc/hosts",
+                "/data/vol",
+                "/etc/hostname",
+                "/etc/resolv.conf",
+                "/dev/shm",
+                "//sys/fs/../fs/cgroup"
+            ]
+        );
+    }
+
+    #[test]
+    fn mounts_are_ordered_by_depth_and_then_as_given() {
+        let mounts = [given("/a/b/c"), given("/z"), given("/a"), given("/a/b")];
+        let (list, _) = of(&mounts, HostMount::default(), Features::default()).expect("valid");
+        let order: Vec<_> =
+            targets(&list).into_iter().filter(|target| target.starts_with(['a', 'z', '/'])).collect();
+        let position = |target: &str| order.iter().position(|name| *name == target);
+        assert!(position("/z") < position("/a") && position("/a") < position("/a/b"));
+        assert!(position("/a/b") < position("/a/b/c"));
+    }
+
+    #[test]
+    fn propagation_needs_the_hosts_mount_and_raises_the_roots() {
+        let mut mount = given("/a");
+        mount.propagation = MountPropagation::PropagationBidirectional as i32;
+        assert!(of(std::slice::from_ref(&mount), HostMount::default(), Features::default()).is_err());
+        let shared = HostMount { shared: true, ..HostMount::default() };
+        let (list, root) = of(std::slice::from_ref(&mount), shared, Features::default()).expect("shared");
+        assert_eq!(root, "rshared");
+        assert!(list.iter().any(|mount| mount.options == ["rbind", "rshared", "rw"]));
+        mount.propagation = MountPropagation::PropagationHostToContainer as i32;
+        let slave = HostMount { slave: true, ..HostMount::default() };
+        assert!(of(&[mount], slave, Features::default()).is_ok_and(|(_, root)| root == "rslave"));
+    }
+
+    #[test]
+    fn recursive_read_only_is_honoured_or_refused() {
+        let ask = |readonly: bool, propagation: MountPropagation, able: bool| {
+            let mount = cri::Mount {
+                readonly,
+                recursive_read_only: true,
+                propagation: propagation as i32,
+                ..given("/a")
+            };
+            let host = HostMount { shared: true, ..HostMount::default() };
+            of(&[mount], host, Features { recursive_read_only: able, ..Features::default() })
+        };
+        let private = MountPropagation::PropagationPrivate;
+        assert!(
+            ask(true, private, true)
+                .is_ok_and(|(list, _)| list.iter().any(|mount| mount.options.contains(&"rro".into())))
+        );
+        let error = ask(true, private, false).expect_err("not able");
+        assert!(error.message().starts_with("RROUnsupported"));
+        assert!(ask(false, private, true).is_err());
+        assert!(ask(true, MountPropagation::PropagationHostToContainer, true).is_err());
+    }
+
+    #[test]
+    fn what_is_not_built_is_refused() {
+        let bad = [
+            cri::Mount { container_path: String::new(), ..given("/a") },
+            cri::Mount { host_path: "relative".into(), ..given("/a") },
+            cri::Mount { host_path: String::new(), ..given("/a") },
+            cri::Mount { image: Some(cri::ImageSpec::default()), ..given("/a") },
+            cri::Mount { uid_mappings: vec![cri::IdMapping::default()], ..given("/a") },
+            cri::Mount { mount_options: vec!["noexec".into()], ..given("/a") },
+        ];
+        for mount in bad {
+            assert!(check(std::slice::from_ref(&mount), || false).is_err(), "{mount:?}");
+        }
+        let relabel = cri::Mount { selinux_relabel: true, ..given("/a") };
+        assert!(check(std::slice::from_ref(&relabel), || false).is_ok());
+        assert!(check(&[relabel], || true).is_err());
+    }
+}

@@ -1,0 +1,197 @@
+//! Limits of a container.
+//!
+//! | CRI | OCI | rule |
+//! |---|---|---|
+//! | `cpu_shares`, `cpu_quota`, `cpu_period`, `cpuset_*` | `resources.cpu.*`; 0 and empty mean not set | OCI-43 |
+//! | `memory_limit_in_bytes` | `resources.memory.limit` | OCI-43 |
+//! | `memory_swap_limit_in_bytes`, else the memory limit | `resources.memory.swap`, where the controller exists | OCI-44 |
+//! | `hugepage_limits` | `resources.hugepageLimits`, where the controller exists | OCI-43 |
+//! | `unified` | `resources.unified` | OCI-43 |
+//! | `oom_score_adj` | `process.oomScoreAdj`, kept at or above the server's own where restricted | OCI-10 |
+//! | `cgroup_parent` of the pod | `cgroupsPath` in the notation of its driver | SBX-32, COX-16 |
+
+use super::Host;
+use super::oci::{Cpu, HugepageLimit, Memory, Resources};
+use crate::error::{Result, invalid};
+use crate::proto::cri::LinuxContainerResources;
+
+/// The prefix of scopes under systemd: cAdvisor and node tools look for it (COX-16).
+const SCOPE_PREFIX: &str = "cri-containerd";
+
+/// The cgroup of a container below its pod's parent; empty leaves the runtime's default.
+#[must_use]
+pub fn cgroups_path(parent: &str, id: &str) -> String {
+    if parent.is_empty() {
+        return String::new();
+    }
+    let base = parent.trim_end_matches('/').rsplit('/').next().unwrap_or_default();
+    if base.ends_with(".slice") {
+        // systemd knows a slice by its own name; its parents are in that name.
+        return format!("{base}:{SCOPE_PREFIX}:{id}");
+    }
+    format!("{}/{id}", parent.trim_end_matches('/'))
+}
+
+/// Lays `from` over `to`: what is zero in `from` keeps its former value (OCI-43, RES-03).
+///
+/// # Errors
+/// InvalidArgument for negative values that have no meaning; FailedPrecondition for huge
+/// pages without a controller when that is not tolerated.
+pub fn apply(
+    from: &LinuxContainerResources,
+    to: &mut Resources,
+    host: &Host,
+    tolerate_missing_hugetlb: bool,
+) -> Result<()> {
+    let positive = |name: &str, value: i64| match value {
+        0 => Ok(None),
+        value => u64::try_from(value).map(Some).map_err(|_| invalid(format!("{name} {value} is negative"))),
+    };
+    let (shares, period) =
+        (positive("cpu_shares", from.cpu_shares)?, positive("cpu_period", from.cpu_period)?);
+    let cpu = to.cpu.get_or_insert_with(Cpu::default);
+    cpu.shares = shares.or(cpu.shares);
+    cpu.period = period.or(cpu.period);
+    if from.cpu_quota != 0 {
+        cpu.quota = Some(from.cpu_quota);
+    }
+    if !from.cpuset_cpus.is_empty() {
+        cpu.cpus.clone_from(&from.cpuset_cpus);
+    }
+    if !from.cpuset_mems.is_empty() {
+        cpu.mems.clone_from(&from.cpuset_mems);
+    }
+    let memory = to.memory.get_or_insert_with(Memory::default);
+    if from.memory_limit_in_bytes != 0 {
+        memory.limit = Some(from.memory_limit_in_bytes);
+        if host.swap_controller && from.memory_swap_limit_in_bytes == 0 {
+            memory.swap = memory.limit;
+        }
+    }
+    if from.memory_swap_limit_in_bytes != 0 && host.swap_controller {
+        memory.swap = Some(from.memory_swap_limit_in_bytes);
+    }
+    if !from.hugepage_limits.is_empty() {
+        if host.hugetlb_controller {
+            for limit in &from.hugepage_limits {
+                let new = HugepageLimit { page_size: limit.page_size.clone(), limit: limit.limit };
+                match to.hugepage_limits.iter_mut().find(|old| old.page_size == new.page_size) {
+                    Some(old) => *old = new,
+                    None => to.hugepage_limits.push(new),
+                }
+            }
+        } else if !tolerate_missing_hugetlb && from.hugepage_limits.iter().any(|limit| limit.limit != 0) {
+            return Err(crate::error::precondition(
+                "huge page limits are asked for, but the host has no hugetlb controller",
+            ));
+        }
+    }
+    for (key, value) in &from.unified {
+        to.unified.insert(key.clone(), value.clone());
+    }
+    if to.cpu == Some(Cpu::default()) {
+        to.cpu = None;
+    }
+    if to.memory == Some(Memory::default()) {
+        to.memory = None;
+    }
+    Ok(())
+}
+
+/// The limits that status reports for a spec: what was last applied (CTR-27).
+#[must_use]
+pub fn reported(resources: &Resources, oom_score_adj: Option<i32>) -> LinuxContainerResources {
+    let number = |value: Option<u64>| value.and_then(|value| i64::try_from(value).ok()).unwrap_or(0);
+    let cpu = resources.cpu.clone().unwrap_or_default();
+    let memory = resources.memory.clone().unwrap_or_default();
+    LinuxContainerResources {
+        cpu_period: number(cpu.period),
+        cpu_quota: cpu.quota.unwrap_or(0),
+        cpu_shares: number(cpu.shares),
+        memory_limit_in_bytes: memory.limit.unwrap_or(0),
+        oom_score_adj: i64::from(oom_score_adj.unwrap_or(0)),
+        cpuset_cpus: cpu.cpus,
+        cpuset_mems: cpu.mems,
+        hugepage_limits: resources
+            .hugepage_limits
+            .iter()
+            .map(|limit| crate::proto::cri::HugepageLimit {
+                page_size: limit.page_size.clone(),
+                limit: limit.limit,
+            })
+            .collect(),
+        unified: resources.unified.clone(),
+        memory_swap_limit_in_bytes: memory.swap.unwrap_or(0),
+    }
+}
+
+/// An OOM score adjustment as this server may ask for it.
+#[must_use]
+pub fn oom_score_adj(wanted: i64, host: &Host) -> i32 {
+    let wanted = i32::try_from(wanted.clamp(-1000, 1000)).unwrap_or(0);
+    if host.restrict_oom_score_adj { wanted.max(host.oom_score_adj) } else { wanted }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn cgroup_paths_follow_the_drivers_notation() {
+        for (parent, want) in [
+            ("", ""),
+            ("/kubepods/burstable/podx", "/kubepods/burstable/podx/id"),
+            ("/kubepods/burstable/podx/", "/kubepods/burstable/podx/id"),
+            (
+                "/kubepods.slice/kubepods-burstable.slice/kubepods-burstable-podx.slice",
+                "kubepods-burstable-podx.slice:cri-containerd:id",
+            ),
+            ("system.slice", "system.slice:cri-containerd:id"),
+        ] {
+            assert_eq!(cgroups_path(parent, "id"), want, "{parent}");
+        }
+    }
+
+    #[test]
+    fn zero_keeps_what_was_there() {
+        let host = Host { swap_controller: true, ..Host::default() };
+        let mut to = Resources::default();
+        let first = LinuxContainerResources {
+            cpu_shares: 102,
+            cpu_quota: -1,
+            memory_limit_in_bytes: 1 << 20,
+            ..Default::default()
+        };
+        apply(&first, &mut to, &host, true).expect("valid");
+        assert_eq!(to.memory.as_ref().and_then(|memory| memory.swap), Some(1 << 20));
+        let second = LinuxContainerResources { cpu_period: 50_000, ..Default::default() };
+        apply(&second, &mut to, &host, true).expect("valid");
+        let cpu = to.cpu.expect("set");
+        assert_eq!((cpu.shares, cpu.quota, cpu.period), (Some(102), Some(-1), Some(50_000)));
+    }
+
+    #[test]
+    fn nothing_asked_for_is_nothing_set() {
+        let mut to = Resources::default();
+        apply(&LinuxContainerResources::default(), &mut to, &Host::default(), true).expect("valid");
+        assert_eq!(to, Resources::default());
+    }
+
+    #[test]
+    fn negative_shares_are_refused() {
+        let bad = LinuxContainerResources { cpu_shares: -3, ..Default::default() };
+        let error = apply(&bad, &mut Resources::default(), &Host::default(), true).expect_err("negative");
+        assert_eq!(error.message(), "cpu_shares -3 is negative");
+    }
+
+    #[test]
+    fn oom_scores_are_kept_above_the_servers_own_where_restricted() {
+        let free = Host { oom_score_adj: 100, ..Host::default() };
+        let bound = Host { restrict_oom_score_adj: true, ..free.clone() };
+        assert_eq!(
+            (oom_score_adj(-998, &free), oom_score_adj(-998, &bound), oom_score_adj(500, &bound)),
+            (-998, 100, 500)
+        );
+        assert_eq!(oom_score_adj(i64::MAX, &free), 1000);
+    }
+}

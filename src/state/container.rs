@@ -1,0 +1,354 @@
+//! A container: metadata that never changes, and a status that is watched.
+//!
+//! ```text
+//!            start                exit
+//! CREATED ───────────▶ RUNNING ─────────▶ EXITED ──▶ (removed)
+//!    │ start failed: EXITED, code 128, StartError       ▲
+//!    └──────────────────────────────────────────────────┘
+//! UNKNOWN: the status file could not be read; only stop and remove are allowed (REC-10).
+//! ```
+//! One function changes a status ([`Container::change`]): it writes the file, then
+//! publishes. `starting` and `removing` are marks of this process alone.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use tokio::sync::{Mutex, watch};
+use tracing::error;
+
+use super::checkpoint::{self, StatusFile};
+use super::record::ContainerMetadata;
+use crate::containerd::Exit;
+use crate::error::{Context, Result, precondition};
+use crate::flow;
+use crate::ids::{ContainerId, PodId};
+use crate::proto::cri::{ContainerResources, ContainerState, LinuxContainerResources};
+use crate::spec::oci::User;
+
+/// Exit code of a container that never started (CTR-15).
+pub const START_ERROR_CODE: i32 = 128;
+/// Exit code where the true one is lost (CTR-20).
+pub const UNKNOWN_CODE: i32 = 255;
+
+/// A container's status. Times in nanoseconds since the epoch, 0 for not yet.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Status {
+    /// Pid on the host while running.
+    pub pid: u32,
+    /// Time of creation.
+    pub created_at: i64,
+    /// Time of start.
+    pub started_at: i64,
+    /// Time of the end.
+    pub finished_at: i64,
+    /// Exit code.
+    pub exit_code: i32,
+    /// Reason, where the exit code does not say it.
+    pub reason: String,
+    /// Text for people.
+    pub message: String,
+    /// Limits in force.
+    pub resources: LinuxContainerResources,
+    /// A start is under way.
+    pub starting: bool,
+    /// A removal is under way.
+    pub removing: bool,
+    /// The status file could not be read.
+    pub unknown: bool,
+}
+
+impl Status {
+    /// The CRI state (CTR-19).
+    #[must_use]
+    pub fn state(&self) -> ContainerState {
+        if self.unknown {
+            ContainerState::ContainerUnknown
+        } else if self.finished_at != 0 {
+            ContainerState::ContainerExited
+        } else if self.started_at != 0 {
+            ContainerState::ContainerRunning
+        } else if self.created_at != 0 {
+            ContainerState::ContainerCreated
+        } else {
+            ContainerState::ContainerUnknown
+        }
+    }
+
+    /// The reason that the kubelet reads (CTR-20).
+    #[must_use]
+    pub fn shown_reason(&self) -> String {
+        if self.state() != ContainerState::ContainerExited || !self.reason.is_empty() {
+            return self.reason.clone();
+        }
+        if self.exit_code == 0 { "Completed".into() } else { "Error".into() }
+    }
+
+    /// The state's name for errors.
+    #[must_use]
+    pub fn state_name(&self) -> &'static str {
+        self.state().as_str_name()
+    }
+}
+
+impl From<&Status> for StatusFile {
+    fn from(status: &Status) -> StatusFile {
+        StatusFile {
+            pid: status.pid,
+            created_at: status.created_at,
+            started_at: status.started_at,
+            finished_at: status.finished_at,
+            exit_code: status.exit_code,
+            reason: status.reason.clone(),
+            message: status.message.clone(),
+            resources: Some(ContainerResources { linux: Some(status.resources.clone()), windows: None }),
+            boot_id: checkpoint::boot_id(),
+            ..StatusFile::default()
+        }
+    }
+}
+
+impl From<StatusFile> for Status {
+    fn from(file: StatusFile) -> Status {
+        Status {
+            pid: file.pid,
+            created_at: file.created_at,
+            started_at: file.started_at,
+            finished_at: file.finished_at,
+            exit_code: file.exit_code,
+            reason: file.reason,
+            message: file.message,
+            resources: file.resources.and_then(|resources| resources.linux).unwrap_or_default(),
+            ..Status::default()
+        }
+    }
+}
+
+/// A container.
+pub struct Container {
+    /// Id.
+    pub id: ContainerId,
+    /// Its pod.
+    pub pod_id: PodId,
+    /// Metadata as recorded.
+    pub metadata: Arc<ContainerMetadata>,
+    /// Who its first process is.
+    pub user: User,
+    /// Held by whoever starts or removes the container.
+    pub operation: Mutex<()>,
+    status: watch::Sender<Status>,
+    /// Serialises changes: compute, write, publish.
+    changing: Mutex<()>,
+    dir: PathBuf,
+    /// What the file had that we do not know.
+    extra: serde_json::Map<String, serde_json::Value>,
+    /// Whether the stop signal was sent (CTR-34).
+    stop_sent: std::sync::atomic::AtomicBool,
+}
+
+impl Container {
+    /// A container whose status file is in `dir`.
+    #[must_use]
+    pub fn new(metadata: ContainerMetadata, status: Status, dir: PathBuf, user: User) -> Container {
+        Container {
+            id: metadata.id.clone().into(),
+            pod_id: metadata.sandbox_id.clone().into(),
+            metadata: Arc::new(metadata),
+            user,
+            operation: Mutex::default(),
+            status: watch::Sender::new(status),
+            changing: Mutex::default(),
+            dir,
+            extra: serde_json::Map::new(),
+            stop_sent: std::sync::atomic::AtomicBool::new(false),
+        }
+    }
+
+    /// Keeps what a status file had of others.
+    #[must_use]
+    pub fn with_extra(mut self, extra: serde_json::Map<String, serde_json::Value>) -> Container {
+        self.extra = extra;
+        self
+    }
+
+    /// The status now.
+    #[must_use]
+    pub fn status(&self) -> Status {
+        self.status.borrow().clone()
+    }
+
+    /// The CRI state now.
+    #[must_use]
+    pub fn state(&self) -> ContainerState {
+        self.status.borrow().state()
+    }
+
+    /// The status now and later.
+    #[must_use]
+    pub fn watch(&self) -> watch::Receiver<Status> {
+        self.status.subscribe()
+    }
+
+    /// Waits until the container has ended, and everything of its end is recorded.
+    pub async fn ended(&self) {
+        let mut status = self.status.subscribe();
+        // The sender lives as long as `self`.
+        let _ = status.wait_for(|status| status.finished_at != 0).await;
+    }
+
+    /// Marks the stop signal as sent, and says whether this was the first time.
+    pub fn mark_stop_sent(&self) -> bool {
+        !self.stop_sent.swap(true, std::sync::atomic::Ordering::Relaxed)
+    }
+
+    /// Takes the mark back: the signal could not be sent.
+    pub fn unmark_stop_sent(&self) {
+        self.stop_sent.store(false, std::sync::atomic::Ordering::Relaxed);
+    }
+
+    /// Changes the status: `change` decides, the file is written, the new status published.
+    ///
+    /// # Errors
+    /// Those of `change` and of the file; nothing is published then.
+    pub async fn change<T>(&self, change: impl FnOnce(&mut Status) -> Result<T>) -> Result<T> {
+        let _changing = self.changing.lock().await;
+        let mut status = self.status();
+        let value = change(&mut status)?;
+        self.save(&status).await?;
+        self.status.send_replace(status);
+        Ok(value)
+    }
+
+    /// Changes marks that are not stored.
+    ///
+    /// # Errors
+    /// Those of `change`; nothing is published then.
+    pub fn mark(&self, change: impl FnOnce(&mut Status) -> Result<()>) -> Result<()> {
+        let mut result = Ok(());
+        self.status.send_if_modified(|status| {
+            result = change(status);
+            result.is_ok()
+        });
+        result
+    }
+
+    /// Records the end. The first one counts (CTR-44). It is published even when the file
+    /// cannot be written, since somebody may wait for it; the log then says so.
+    pub async fn end(&self, exit: Exit, reason: &str) {
+        let _changing = self.changing.lock().await;
+        let mut status = self.status();
+        if status.finished_at != 0 {
+            return;
+        }
+        status.finished_at = if exit.at > 0 { exit.at.max(status.started_at) } else { now() };
+        status.exit_code = i32::try_from(exit.code).unwrap_or(UNKNOWN_CODE);
+        status.pid = 0;
+        status.unknown = false;
+        if !reason.is_empty() {
+            reason.clone_into(&mut status.reason);
+        }
+        if let Err(error) = self.save(&status).await {
+            error!(container = %self.id, %error, "the exit could not be stored");
+        }
+        self.status.send_replace(status);
+    }
+
+    async fn save(&self, status: &Status) -> Result<()> {
+        let dir = self.dir.clone();
+        let file = StatusFile { extra: self.extra.clone(), ..StatusFile::from(status) };
+        flow::blocking(move || checkpoint::write(&dir, &file))
+            .await
+            .context(|| format!("container {}", self.id))
+    }
+
+    /// Fails unless the container is running (EXE-01).
+    ///
+    /// # Errors
+    /// FailedPrecondition naming the state.
+    pub fn require_running(&self) -> Result<()> {
+        let status = self.status();
+        if status.state() == ContainerState::ContainerRunning {
+            return Ok(());
+        }
+        Err(precondition(format!(
+            "container {} is not running but in state {}",
+            self.id,
+            status.state_name()
+        )))
+    }
+}
+
+/// Nanoseconds since the epoch.
+#[must_use]
+pub fn now() -> i64 {
+    i64::try_from(jiff::Timestamp::now().as_nanosecond()).unwrap_or(i64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn container(dir: &std::path::Path) -> Container {
+        let status = Status { created_at: 1, ..Status::default() };
+        Container::new(
+            ContainerMetadata { id: "c".into(), ..Default::default() },
+            status,
+            dir.to_owned(),
+            User::default(),
+        )
+    }
+
+    #[tokio::test]
+    async fn states_follow_the_times() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let container = container(dir.path());
+        assert_eq!(container.state(), ContainerState::ContainerCreated);
+        container
+            .change(|status| {
+                status.started_at = 2;
+                Ok(())
+            })
+            .await
+            .expect("stored");
+        assert_eq!(container.state(), ContainerState::ContainerRunning);
+        container.end(Exit { code: 137, at: 3 }, "OOMKilled").await;
+        container.end(Exit { code: 0, at: 9 }, "").await;
+        let status = container.status();
+        assert_eq!((status.exit_code, status.finished_at), (137, 3));
+        assert_eq!(status.shown_reason(), "OOMKilled");
+        let stored = Status::from(checkpoint::read(dir.path()).expect("stored"));
+        assert_eq!(stored, status);
+    }
+
+    #[tokio::test]
+    async fn a_change_that_cannot_be_stored_is_not_published() {
+        let container = container(std::path::Path::new("/proc/there/is/none"));
+        assert!(
+            container
+                .change(|status| {
+                    status.started_at = 2;
+                    Ok(())
+                })
+                .await
+                .is_err()
+        );
+        assert_eq!(container.state(), ContainerState::ContainerCreated);
+        container.end(Exit { code: 1, at: 2 }, "").await;
+        assert_eq!(container.status().shown_reason(), "Error");
+    }
+
+    #[tokio::test]
+    async fn an_end_before_the_start_is_put_right() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let container = container(dir.path());
+        container
+            .change(|status| {
+                status.started_at = 10;
+                Ok(())
+            })
+            .await
+            .expect("stored");
+        container.end(Exit { code: 0, at: 5 }, "").await;
+        assert_eq!(container.status().finished_at, 10);
+        assert_eq!(container.status().shown_reason(), "Completed");
+    }
+}

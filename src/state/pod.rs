@@ -1,0 +1,159 @@
+//! A pod sandbox: metadata, network and a status that is watched.
+//!
+//! ```text
+//! (being made) ──▶ READY ──pause exits, or stop──▶ NOTREADY ──▶ (removed)
+//! ```
+//! A pod whose making failed and could not be undone enters the table as NOTREADY, so
+//! that a later stop and remove can finish the job (SBX-05).
+
+use std::net::IpAddr;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex as StdMutex};
+
+use serde_json::Value;
+use tokio::sync::{Mutex, watch};
+
+use super::record::SandboxMetadata;
+use crate::error::{Result, precondition};
+use crate::flow::lock;
+use crate::ids::PodId;
+use crate::proto::cri::{NamespaceMode, PodSandboxConfig, PodSandboxState};
+
+/// A pod's status.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Status {
+    /// Whether pause runs.
+    pub ready: bool,
+    /// Pid of pause; 0 when it does not run.
+    pub pid: u32,
+    /// The network namespace is gone: no addresses any more (SBX-50).
+    pub network_gone: bool,
+    /// Everything was torn down by this process; a stop has nothing left to do.
+    pub stopped: bool,
+}
+
+/// The addresses of a pod.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct PodNetwork {
+    /// The pod's first address comes first.
+    pub ips: Vec<IpAddr>,
+    /// What CNI answered, in go-cni's form.
+    pub cni_result: Value,
+}
+
+/// A pod sandbox.
+pub struct Pod {
+    /// Id.
+    pub id: PodId,
+    /// `name_namespace_uid_attempt`
+    pub name: String,
+    /// The request.
+    pub config: Arc<PodSandboxConfig>,
+    /// Handler as asked for; empty for the default one.
+    pub handler: String,
+    /// The pinned network namespace; none with host network.
+    pub netns: Option<PathBuf>,
+    /// Nanoseconds since the epoch, as containerd recorded it.
+    pub created_at: i64,
+    /// Held by whoever stops or removes the pod.
+    pub operation: Mutex<()>,
+    network: StdMutex<PodNetwork>,
+    status: watch::Sender<Status>,
+}
+
+impl Pod {
+    /// A pod from its record.
+    #[must_use]
+    pub fn new(metadata: SandboxMetadata, created_at: i64, status: Status) -> Pod {
+        let ips = std::iter::once(metadata.ip.as_str())
+            .chain(metadata.additional_ips.iter().flatten().map(String::as_str))
+            .filter_map(|text| text.parse().ok())
+            .collect();
+        Pod {
+            id: metadata.id.into(),
+            name: metadata.name,
+            config: Arc::new(metadata.config),
+            handler: metadata.runtime_handler,
+            netns: Some(metadata.netns_path).filter(|path| !path.is_empty()).map(PathBuf::from),
+            created_at,
+            operation: Mutex::default(),
+            network: StdMutex::new(PodNetwork { ips, cni_result: metadata.cni_result }),
+            status: watch::Sender::new(status),
+        }
+    }
+
+    /// The status now.
+    #[must_use]
+    pub fn status(&self) -> Status {
+        self.status.borrow().clone()
+    }
+
+    /// Changes the status.
+    pub fn change(&self, change: impl FnOnce(&mut Status)) {
+        self.status.send_modify(change);
+    }
+
+    /// The CRI state now.
+    #[must_use]
+    pub fn state(&self) -> PodSandboxState {
+        if self.status.borrow().ready {
+            PodSandboxState::SandboxReady
+        } else {
+            PodSandboxState::SandboxNotready
+        }
+    }
+
+    /// Waits until pause does not run any more.
+    pub async fn not_ready(&self) {
+        let mut status = self.status.subscribe();
+        // The sender lives as long as `self`.
+        let _ = status.wait_for(|status| !status.ready).await;
+    }
+
+    /// The addresses; none after the network was torn down.
+    #[must_use]
+    pub fn network(&self) -> PodNetwork {
+        if self.status.borrow().network_gone {
+            return PodNetwork::default();
+        }
+        lock(&self.network).clone()
+    }
+
+    /// Whether the pod ever had a network (SBX-42).
+    #[must_use]
+    pub fn had_network(&self) -> bool {
+        !lock(&self.network).cni_result.is_null()
+    }
+
+    /// Whether the pod uses the host's network.
+    #[must_use]
+    pub fn host_network(&self) -> bool {
+        self.namespace_mode(|options| options.network) == NamespaceMode::Node as i32
+    }
+
+    /// Whether the pod uses the host's IPC.
+    #[must_use]
+    pub fn host_ipc(&self) -> bool {
+        self.namespace_mode(|options| options.ipc) == NamespaceMode::Node as i32
+    }
+
+    fn namespace_mode(&self, of: impl Fn(&crate::proto::cri::NamespaceOption) -> i32) -> i32 {
+        self.config
+            .linux
+            .as_ref()
+            .and_then(|linux| linux.security_context.as_ref())
+            .and_then(|context| context.namespace_options.as_ref())
+            .map_or(NamespaceMode::Pod as i32, of)
+    }
+
+    /// Fails unless the pod is READY (CTR-01, CTR-13).
+    ///
+    /// # Errors
+    /// FailedPrecondition.
+    pub fn require_ready(&self) -> Result<()> {
+        if self.status.borrow().ready {
+            return Ok(());
+        }
+        Err(precondition(format!("pod sandbox {} is not ready", self.id)))
+    }
+}
