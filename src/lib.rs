@@ -6,6 +6,7 @@ pub mod error;
 pub mod flow;
 pub mod ids;
 pub mod image;
+pub mod io;
 pub mod network;
 pub mod proto;
 pub mod spec;

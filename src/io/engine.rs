@@ -1,0 +1,330 @@
+//! The workers that move output from FIFOs into log files: the hot path of a node.
+//!
+//! ```text
+//! FIFO ─┐                        ┌─ worker ─ read ─ entries ─ write ─ log file
+//! FIFO ─┼─ one epoll, one-shot ──┤
+//! FIFO ─┘                        └─ worker …
+//! ```
+//!
+//! All FIFOs of the node are in one epoll. An event goes to exactly one worker, which
+//! owns the stream until it arms it again: it reads what is there, turns the burst into
+//! entries in its own memory and appends them with one `write`, for a fair share before
+//! the others have their turn. So a burst costs four system calls however many lines it
+//! has. Nothing that a log file does stops the reading (LOG-10): what cannot be written is
+//! counted and forgotten.
+//!
+//! Everything here is blocking and has no clock but the streams' rests; who waits for
+//! what is the business of [`super::keeper`].
+
+use std::collections::{HashMap, VecDeque};
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+use std::thread::JoinHandle;
+use std::time::Instant;
+
+use rustix::event::{EventfdFlags, Timespec, epoll, eventfd};
+
+use super::fifo;
+use super::line::{LINE_BYTES_CAP, Stream};
+use super::log_file::LogFile;
+use super::output::Output;
+use super::protocol::{ContainerIo, KeptIo};
+use super::source::{Buffers, Pass, Source, State, Turn};
+use crate::error::{Context, Result, not_found};
+use crate::flow::lock;
+
+/// What a worker reads at once. More brings nothing, and would not fit the cache.
+const READ_BYTES: usize = 256 << 10;
+/// What is read at once when a container is removed.
+const LAST_READ_BYTES: usize = 64 << 10;
+/// epoll's mark of the event that ends the workers.
+const STOP: u64 = 0;
+/// Readable or hung up, told to one worker once.
+const ARMED: epoll::EventFlags = epoll::EventFlags::IN.union(epoll::EventFlags::ONESHOT);
+
+/// Moves container output. Dropping it ends the workers; what is in the FIFOs stays there.
+pub struct Engine {
+    shared: Arc<Shared>,
+    workers: Vec<JoinHandle<()>>,
+}
+
+struct Shared {
+    epoll: OwnedFd,
+    /// Readable when the workers shall end.
+    stop: OwnedFd,
+    changed: Arc<OwnedFd>,
+    containers: Mutex<HashMap<String, Arc<Container>>>,
+    /// Open streams by their mark in the epoll.
+    sources: Mutex<HashMap<u64, Arc<Source>>>,
+    next_mark: AtomicU64,
+}
+
+/// A container whose output is moved.
+struct Container {
+    io: ContainerIo,
+    output: Arc<Output>,
+    sources: Vec<Arc<Source>>,
+    /// The writing end: as long as it is held, the container's input has no end.
+    stdin: Mutex<Option<OwnedFd>>,
+}
+
+/// Streams that are left alone until a time, in that order.
+type Resting = VecDeque<(Instant, Arc<Source>)>;
+
+impl Engine {
+    /// Starts `workers` threads.
+    ///
+    /// # Errors
+    /// Those of the system: no descriptors, no threads.
+    pub fn start(workers: usize) -> Result<Engine> {
+        let shared = Arc::new(Shared {
+            epoll: epoll::create(epoll::CreateFlags::CLOEXEC).context(|| "make an epoll")?,
+            stop: new_event()?,
+            changed: Arc::new(new_event()?),
+            containers: Mutex::default(),
+            sources: Mutex::default(),
+            next_mark: AtomicU64::new(STOP + 1),
+        });
+        let stop = epoll::EventData::new_u64(STOP);
+        epoll::add(&shared.epoll, &shared.stop, stop, epoll::EventFlags::IN)
+            .context(|| "watch an eventfd")?;
+        let mut engine = Engine { shared, workers: Vec::new() };
+        for number in 0..workers.max(1) {
+            let shared = engine.shared.clone();
+            let worker = std::thread::Builder::new()
+                .name(format!("log-{number}"))
+                .stack_size(256 << 10)
+                .spawn(move || shared.work())
+                .context(|| "start a log worker")?;
+            engine.workers.push(worker);
+        }
+        Ok(engine)
+    }
+
+    /// Begins to move the output of a container. When it returns, the FIFOs are open for
+    /// reading and the log file exists (LOG-19). The same again changes nothing; other
+    /// parameters, or FIFOs made anew, replace what was there.
+    ///
+    /// # Errors
+    /// What could not be opened, with its path (CTR-17). Nothing is left open then.
+    pub fn add(&self, io: ContainerIo) -> Result<()> {
+        if let Some(old) = self.shared.container(&io.id) {
+            if old.is_same(&io) {
+                return Ok(());
+            }
+            self.remove(&io.id);
+        }
+        let file = io.log_path.as_deref().map(LogFile::open).transpose()?;
+        let fifos = [(Stream::Stdout, io.stdout.as_deref()), (Stream::Stderr, io.stderr.as_deref())];
+        let fifos = || fifos.iter().filter_map(|(stream, path)| Some((*stream, (*path)?)));
+        let changed = self.shared.changed.clone();
+        let output = Arc::new(Output::new(&io.id, file, io.line_bytes_max, fifos().count(), changed));
+        let sources = fifos().map(|(stream, path)| {
+            let mark = self.shared.next_mark.fetch_add(1, Ordering::Relaxed);
+            Source::open(mark, stream, path, io.started, &output).map(Arc::new)
+        });
+        let sources = sources.collect::<Result<Vec<_>>>()?;
+        let stdin = Mutex::new(io.stdin.as_deref().map(fifo::open_writer).transpose()?);
+        let container = Arc::new(Container { io, output, sources, stdin });
+        self.shared.watch(&container).inspect_err(|_| self.remove(&container.io.id))
+    }
+
+    /// Switches to a newly opened log file at the container's path (LOG-12 … LOG-16).
+    /// When it returns, the old file does not grow any more.
+    ///
+    /// # Errors
+    /// NotFound; those of the file system, and then the old file stays in use.
+    pub fn reopen(&self, id: &str) -> Result<()> {
+        let container = self.shared.known(id)?;
+        if let Some(path) = &container.io.log_path {
+            container.output.switch_to(LogFile::open(path)?);
+        }
+        Ok(())
+    }
+
+    /// Lets go of the writing end of a container's standard input (EXE-15).
+    ///
+    /// # Errors
+    /// NotFound.
+    pub fn close_stdin(&self, id: &str) -> Result<()> {
+        lock(&self.shared.known(id)?.stdin).take();
+        Ok(())
+    }
+
+    /// Forgets a container, after a last look into its FIFOs; an unfinished line is
+    /// written as `P`. One that is not known is fine.
+    pub fn remove(&self, id: &str) {
+        let Some(container) = lock(&self.shared.containers).remove(id) else { return };
+        for source in &container.sources {
+            source.leave();
+            lock(&self.shared.sources).remove(&source.mark);
+        }
+        let new_buffers = || Buffers::new(container.output.line_bytes_max, LAST_READ_BYTES);
+        let mut buffers = None;
+        for source in &container.sources {
+            let mut state = lock(&source.state);
+            if state.fd.is_some() {
+                let buffers = buffers.get_or_insert_with(new_buffers);
+                source.turn(&mut state, buffers, Pass::Last);
+                self.shared.end(source, &mut state, buffers);
+            }
+        }
+    }
+
+    /// All containers, in no order.
+    #[must_use]
+    pub fn list(&self) -> Vec<KeptIo> {
+        lock(&self.shared.containers).values().map(|container| container.output.describe()).collect()
+    }
+
+    /// One container.
+    #[must_use]
+    pub fn get(&self, id: &str) -> Option<KeptIo> {
+        self.shared.container(id).map(|container| container.output.describe())
+    }
+
+    /// How many containers there are.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        lock(&self.shared.containers).len()
+    }
+
+    /// Whether there is none.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// An eventfd that becomes readable when a container has drained, and when one has
+    /// lost output for the first time.
+    #[must_use]
+    pub fn changed(&self) -> BorrowedFd<'_> {
+        self.shared.changed.as_fd()
+    }
+}
+
+impl Drop for Engine {
+    fn drop(&mut self) {
+        signal(&self.shared.stop);
+        for worker in self.workers.drain(..) {
+            let _ = worker.join();
+        }
+    }
+}
+
+impl Container {
+    /// Whether adding `io` would change nothing. `started` says how to open, not what.
+    fn is_same(&self, io: &ContainerIo) -> bool {
+        let is_equal = ContainerIo { started: self.io.started, ..io.clone() } == self.io;
+        let paths = [&io.stdout, &io.stderr].into_iter().flatten();
+        is_equal && paths.zip(&self.sources).all(|(path, source)| source.is_at(path))
+    }
+}
+
+impl Shared {
+    fn container(&self, id: &str) -> Option<Arc<Container>> {
+        lock(&self.containers).get(id).cloned()
+    }
+
+    fn known(&self, id: &str) -> Result<Arc<Container>> {
+        self.container(id).ok_or_else(|| not_found(format!("the log keeper has no container {id:?}")))
+    }
+
+    /// Puts the container's FIFOs into the epoll.
+    fn watch(&self, container: &Arc<Container>) -> Result<()> {
+        lock(&self.containers).insert(container.io.id.clone(), container.clone());
+        for source in &container.sources {
+            let state = lock(&source.state);
+            let Some(fd) = &state.fd else { continue };
+            lock(&self.sources).insert(source.mark, source.clone());
+            epoll::add(&self.epoll, fd, epoll::EventData::new_u64(source.mark), ARMED)
+                .context(|| format!("watch the FIFOs of container {:?}", container.io.id))?;
+        }
+        if container.sources.is_empty() {
+            signal(&self.changed);
+        }
+        Ok(())
+    }
+
+    /// A worker's life.
+    fn work(&self) {
+        let mut buffers = Buffers::new(LINE_BYTES_CAP, READ_BYTES);
+        let mut resting = Resting::new();
+        // A panic is a bug; the other containers' logs must not stop for it.
+        while catch_unwind(AssertUnwindSafe(|| self.serve(&mut buffers, &mut resting))).is_err() {}
+    }
+
+    /// Serves one event after the other until the end of the engine. One at a time, so
+    /// that a long turn does not hold up events that another worker could take.
+    fn serve(&self, buffers: &mut Buffers, resting: &mut Resting) {
+        loop {
+            let Some(event) = self.next_event(resting) else { continue };
+            let mark = event.data.u64();
+            if mark == STOP {
+                return;
+            }
+            let source = lock(&self.sources).get(&mark).cloned();
+            let Some(source) = source else { continue };
+            let mut state = lock(&source.state);
+            let flags = event.flags;
+            let is_hung_up = flags.intersects(epoll::EventFlags::HUP | epoll::EventFlags::ERR);
+            match source.turn(&mut state, buffers, Pass::Fair { is_hung_up }) {
+                Turn::Again => self.arm(&source, &state),
+                Turn::Rest(until) => {
+                    drop(state);
+                    resting.push_back((until, source));
+                }
+                Turn::End => {
+                    lock(&self.sources).remove(&mark);
+                    self.end(&source, &mut state, buffers);
+                }
+            }
+        }
+    }
+
+    /// Arms the streams whose rest is over, and waits for an event until the next one's.
+    fn next_event(&self, resting: &mut Resting) -> Option<epoll::Event> {
+        let mut timeout = None;
+        while let Some((until, source)) = resting.front() {
+            let rest = until.saturating_duration_since(Instant::now());
+            if !rest.is_zero() {
+                timeout = Timespec::try_from(rest).ok();
+                break;
+            }
+            self.arm(source, &lock(&source.state));
+            resting.pop_front();
+        }
+        let mut events = [MaybeUninit::uninit(); 1];
+        let (events, _) = epoll::wait(&self.epoll, &mut events, timeout.as_ref()).ok()?;
+        events.first().copied()
+    }
+
+    fn arm(&self, source: &Source, state: &State) {
+        if let Some(fd) = &state.fd {
+            // Refused only for descriptors that are not in the epoll; these are.
+            let _ = epoll::modify(&self.epoll, fd, epoll::EventData::new_u64(source.mark), ARMED);
+        }
+    }
+
+    fn end(&self, source: &Source, state: &mut State, buffers: &mut Buffers) {
+        if let Some(fd) = source.end(state, buffers) {
+            let _ = epoll::delete(&self.epoll, &fd);
+        }
+    }
+}
+
+pub(super) fn new_event() -> Result<OwnedFd> {
+    eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK).context(|| "make an eventfd")
+}
+
+/// Makes an eventfd readable.
+pub(super) fn signal(event: &OwnedFd) {
+    // Refused only when it is readable in any case.
+    let _ = rustix::io::write(event, &1u64.to_ne_bytes());
+}
+
+#[cfg(test)]
+mod tests;

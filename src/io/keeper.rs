@@ -1,0 +1,424 @@
+//! The keeper: the process that owns the log files of a node's containers.
+//!
+//! It is started by the server when first needed and outlives it, so that logs go on, and
+//! no container blocks on a full pipe, while the server is restarted, upgraded or killed
+//! (LOG-11, REC-19). The server speaks to it over a socket ([`super::protocol`]).
+//!
+//! One thread waits for everything: signals, connections, requests, ends of streams. It
+//! never touches a container's files; requests that do run in [`Lanes`], and the output
+//! itself is moved by the workers of the [`Engine`]. So neither a flood nor a disk that
+//! hangs makes it deaf. It alone writes to the keeper's log, which may block.
+//!
+//! The end: as soon as there is neither a container nor a connection, after a short grace.
+//! SIGTERM, SIGINT and SIGHUP end it only when it has no container: a service manager
+//! that stops the server, or a terminal that closes, must not stop the node's logs.
+
+use std::collections::{BTreeMap, HashMap};
+use std::io::{ErrorKind, Read, Write};
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use serde::Serialize;
+use serde_json::{Value, json};
+use tracing::{debug, info, warn};
+
+use super::daemon::{self, Lock, OwnCgroups};
+use super::engine::Engine;
+use super::lanes::Lanes;
+use super::protocol::{self, Drained, Hello, List, REQUEST_BYTES_MAX, Request};
+use crate::error::{Context, Result, exhausted, internal, not_found};
+use crate::sys::signal::Signals;
+
+/// Connections at most: the server's, and tools that look.
+const CONNECTIONS_MAX: usize = 32;
+/// Unanswered requests of a connection at most.
+const REQUESTS_MAX: usize = 4096;
+/// Answers that a connection has not read at most.
+const UNREAD_BYTES_MAX: usize = 16 << 20;
+/// Requests read from a connection at a time.
+const READ_BYTES: usize = 16 << 10;
+/// How often a container's losses are told (LOG-10).
+const LOSS_PAUSE: Duration = Duration::from_secs(60);
+
+/// How a keeper is run.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// Where it listens; the lock file is beside it.
+    pub socket: PathBuf,
+    /// Threads that move output.
+    pub workers: usize,
+    /// How long it waits for work when it has none.
+    pub grace: Duration,
+}
+
+impl Options {
+    /// A keeper at `socket` with everything else as usual.
+    #[must_use]
+    pub fn new(socket: PathBuf) -> Options {
+        // One keeps up with what a node's shims can bring; the second is for when a log
+        // file blocks the first, or two containers flood.
+        let cpus = std::thread::available_parallelism().map_or(1, usize::from);
+        Options { socket, workers: cpus.min(2), grace: Duration::from_secs(1) }
+    }
+}
+
+/// Runs a keeper until there is nothing left to do. Writes a line to standard output when
+/// it is ready. At once fine if another keeper is there already. Blocking; for a process
+/// of its own that has no other threads yet.
+///
+/// # Errors
+/// Those of the system at start.
+pub fn run(options: &Options) -> Result<()> {
+    let ended = [libc::SIGTERM, libc::SIGINT, libc::SIGHUP];
+    let signals = Signals::hold(&ended).context(|| "hold signals back")?;
+    let Some(_lock) = Lock::take(&options.socket)? else {
+        debug!("another keeper is at work");
+        return Ok(());
+    };
+    daemon::detach();
+    let cgroups = OwnCgroups::enter();
+    let mut keeper = Keeper {
+        listener: daemon::listen(&options.socket)?,
+        engine: Arc::new(Engine::start(options.workers)?),
+        lanes: Lanes::new()?,
+        connections: BTreeMap::new(),
+        next_connection: 0,
+        waits: Vec::new(),
+        losses: HashMap::new(),
+        next_loss_check: None,
+        idle_since: Some(Instant::now()),
+        is_over: false,
+    };
+    info!(socket = %options.socket.display(), workers = options.workers, "the log keeper is ready");
+    let mut stdout = std::io::stdout();
+    let _ = stdout.write_all(b"ready\n").and_then(|()| stdout.flush());
+    while !keeper.is_over {
+        keeper.step(&signals, options.grace)?;
+    }
+    // The lock is still held: nobody else's socket is removed.
+    let _ = std::fs::remove_file(&options.socket);
+    cgroups.leave();
+    info!("the log keeper ends: there is nothing left to keep");
+    Ok(())
+}
+
+struct Keeper {
+    listener: UnixListener,
+    engine: Arc<Engine>,
+    lanes: Lanes<Done>,
+    connections: BTreeMap<u64, Connection>,
+    next_connection: u64,
+    waits: Vec<Wait>,
+    losses: HashMap<String, Told>,
+    next_loss_check: Option<Instant>,
+    /// Since when there is nothing to do.
+    idle_since: Option<Instant>,
+    is_over: bool,
+}
+
+struct Connection {
+    stream: UnixStream,
+    input: Vec<u8>,
+    output: Vec<u8>,
+    unanswered: usize,
+    is_broken: bool,
+}
+
+/// A job's result, for whom it is.
+struct Done {
+    connection: u64,
+    seq: u64,
+    result: Result<Value>,
+}
+
+/// A `wait_drained` that has no answer yet.
+struct Wait {
+    connection: u64,
+    seq: u64,
+    id: String,
+    until: Instant,
+}
+
+/// What was told of a container's losses.
+struct Told {
+    entries: u64,
+    at: Instant,
+}
+
+/// How the descriptors of one step are told apart.
+const FIXED: usize = 4;
+
+impl Keeper {
+    /// Waits for something to happen and does what it asks for.
+    fn step(&mut self, signals: &Signals, grace: Duration) -> Result<()> {
+        let timeout = self.timeout(grace);
+        let ids: Vec<u64> = self.connections.keys().copied().collect();
+        let ready = {
+            let wanted = if ids.len() < CONNECTIONS_MAX { PollFlags::IN } else { PollFlags::empty() };
+            let mut fds = vec![
+                PollFd::new(signals, PollFlags::IN),
+                PollFd::new(&self.listener, wanted),
+                PollFd::from_borrowed_fd(self.engine.changed(), PollFlags::IN),
+                PollFd::from_borrowed_fd(self.lanes.ready(), PollFlags::IN),
+            ];
+            fds.extend(self.connections.values().map(|connection| {
+                let writes = if connection.output.is_empty() { PollFlags::empty() } else { PollFlags::OUT };
+                PollFd::new(&connection.stream, PollFlags::IN | writes)
+            }));
+            match poll(&mut fds, timeout.as_ref()) {
+                Ok(_) | Err(rustix::io::Errno::INTR) => {}
+                Err(error) => return Err(error).context(|| "wait for requests"),
+            }
+            fds.iter().map(|fd| !fd.revents().is_empty()).collect::<Vec<_>>()
+        };
+        if ready[0] {
+            self.heed(signals);
+        }
+        for (id, _) in ids.iter().zip(&ready[FIXED..]).filter(|(_, is_ready)| **is_ready) {
+            self.serve(*id);
+        }
+        for Done { connection, seq, result } in self.lanes.take() {
+            self.answer(connection, seq, result);
+        }
+        if ready[2] {
+            let _ = rustix::io::read(self.engine.changed(), &mut [0; 8]);
+            self.next_loss_check.get_or_insert_with(Instant::now);
+        }
+        self.answer_waits();
+        self.tell_losses();
+        if ready[1] {
+            self.accept();
+        }
+        self.connections.retain(|_, connection| !connection.is_broken);
+        self.waits.retain(|wait| self.connections.contains_key(&wait.connection));
+        self.rest(grace);
+        Ok(())
+    }
+
+    /// How long nothing needs to be done.
+    fn timeout(&self, grace: Duration) -> Option<Timespec> {
+        let idle = self.idle_since.map(|since| since + grace);
+        let waits = self.waits.iter().map(|wait| wait.until);
+        let next = waits.chain(idle).chain(self.next_loss_check).min()?;
+        Timespec::try_from(next.saturating_duration_since(Instant::now())).ok()
+    }
+
+    /// Ends when there was nothing to do for the time of `grace`.
+    fn rest(&mut self, grace: Duration) {
+        let is_idle = self.engine.is_empty() && self.connections.is_empty() && self.lanes.len() == 0;
+        if !is_idle {
+            self.idle_since = None;
+        } else if self.idle_since.get_or_insert_with(Instant::now).elapsed() >= grace {
+            self.is_over = true;
+        }
+    }
+
+    fn heed(&mut self, signals: &Signals) {
+        while let Some(signal) = signals.next() {
+            let containers = self.engine.len();
+            if containers == 0 && self.lanes.len() == 0 {
+                self.is_over = true;
+            } else {
+                info!(signal, containers, "the log keeper goes on: there are containers");
+            }
+        }
+    }
+
+    fn accept(&mut self) {
+        while self.connections.len() < CONNECTIONS_MAX {
+            let Ok((stream, _)) = self.listener.accept() else { return };
+            let own = rustix::process::geteuid();
+            let is_ours = rustix::net::sockopt::socket_peercred(&stream)
+                .is_ok_and(|peer| peer.uid == own || peer.uid.is_root());
+            if !is_ours || stream.set_nonblocking(true).is_err() {
+                continue;
+            }
+            let connection =
+                Connection { stream, input: Vec::new(), output: Vec::new(), unanswered: 0, is_broken: false };
+            self.connections.insert(self.next_connection, connection);
+            self.next_connection += 1;
+        }
+    }
+
+    /// Reads requests and writes answers, as far as it goes.
+    fn serve(&mut self, id: u64) {
+        let Some(connection) = self.connections.get_mut(&id) else { return };
+        connection.write();
+        let mut requests = Vec::new();
+        for line in connection.read() {
+            match protocol::read_request(&line) {
+                Ok(request) => requests.push(request),
+                Err(error) => {
+                    warn!(%error, "a client of the log keeper is cut off");
+                    connection.is_broken = true;
+                }
+            }
+        }
+        connection.unanswered += requests.len();
+        let is_over = connection.unanswered > REQUESTS_MAX;
+        for (seq, request) in requests {
+            match request {
+                Ok(_) if is_over => self.answer(id, seq, Err(exhausted("too many requests at a time"))),
+                Ok(request) => self.obey(id, seq, request),
+                Err(error) => self.answer(id, seq, Err(error)),
+            }
+        }
+    }
+
+    fn obey(&mut self, connection: u64, seq: u64, request: Request) {
+        match request {
+            Request::Hello { protocol, version } => {
+                debug!(protocol, version, "a client");
+                let version = env!("CARGO_PKG_VERSION").to_owned();
+                let hello = Hello { protocol: protocol::PROTOCOL, version, pid: std::process::id() };
+                self.answer(connection, seq, to_value(&hello));
+            }
+            Request::List => {
+                let containers = self.engine.list();
+                self.answer(connection, seq, to_value(&List { containers }));
+            }
+            Request::WaitDrained { id, limit_ms } => {
+                // Nobody waits for longer than a day.
+                let limit = Duration::from_millis(limit_ms.min(86_400_000));
+                self.waits.push(Wait { connection, seq, id, until: Instant::now() + limit });
+            }
+            Request::Add { io } => {
+                self.lane(connection, seq, io.id.clone(), move |engine, _| engine.add(io));
+            }
+            Request::Reopen { id } => self.lane(connection, seq, id, Engine::reopen),
+            Request::CloseStdin { id } => self.lane(connection, seq, id, Engine::close_stdin),
+            Request::Remove { id } => {
+                self.losses.remove(&id);
+                self.lane(connection, seq, id, |engine, id| {
+                    engine.remove(id);
+                    Ok(())
+                });
+            }
+        }
+    }
+
+    /// Does `work` in the container's lane.
+    fn lane(
+        &mut self,
+        connection: u64,
+        seq: u64,
+        id: String,
+        work: impl FnOnce(&Engine, &str) -> Result<()> + Send + 'static,
+    ) {
+        let (engine, lane) = (self.engine.clone(), id.clone());
+        self.lanes.run(lane, move || {
+            let result = catch_unwind(AssertUnwindSafe(|| work(&engine, &id)));
+            let result = result.unwrap_or_else(|_| Err(internal("a bug in the log keeper")));
+            Done { connection, seq, result: result.map(|()| json!({})) }
+        });
+    }
+
+    fn answer(&mut self, connection: u64, seq: u64, result: Result<Value>) {
+        let Some(connection) = self.connections.get_mut(&connection) else { return };
+        connection.unanswered = connection.unanswered.saturating_sub(1);
+        connection.output.extend_from_slice(&protocol::answer_line(seq, result));
+        connection.write();
+    }
+
+    fn answer_waits(&mut self) {
+        for wait in std::mem::take(&mut self.waits) {
+            let drained = |is_drained| to_value(&Drained { is_drained });
+            match self.engine.get(&wait.id) {
+                None => {
+                    let error = not_found(format!("the log keeper has no container {:?}", wait.id));
+                    self.answer(wait.connection, wait.seq, Err(error));
+                }
+                Some(kept) if kept.is_drained => self.answer(wait.connection, wait.seq, drained(true)),
+                Some(_) if wait.until <= Instant::now() => {
+                    self.answer(wait.connection, wait.seq, drained(false));
+                }
+                Some(_) => self.waits.push(wait),
+            }
+        }
+    }
+
+    /// Warns of output that could not be written, of each container at most once in
+    /// [`LOSS_PAUSE`].
+    fn tell_losses(&mut self) {
+        let now = Instant::now();
+        if self.next_loss_check.is_none_or(|at| at > now) {
+            return;
+        }
+        let kept = self.engine.list();
+        self.losses.retain(|id, _| kept.iter().any(|kept| kept.id == *id));
+        self.next_loss_check = None;
+        for kept in kept.into_iter().filter(|kept| kept.lost_entries > 0) {
+            let told = self.losses.get(&kept.id);
+            let before = told.map_or(0, |told| told.entries);
+            let due = told.map_or(now, |told| told.at + LOSS_PAUSE);
+            let next = if due > now { due } else { now + LOSS_PAUSE };
+            if due <= now && kept.lost_entries > before {
+                warn!(
+                    container = kept.id,
+                    entries = kept.lost_entries - before,
+                    all_entries = kept.lost_entries,
+                    error = kept.last_error.as_deref().unwrap_or(""),
+                    "output of a container could not be written to its log and is lost"
+                );
+                self.losses.insert(kept.id, Told { entries: kept.lost_entries, at: now });
+            }
+            self.next_loss_check = Some(self.next_loss_check.map_or(next, |at| at.min(next)));
+        }
+    }
+}
+
+impl Connection {
+    /// The whole lines that have come.
+    fn read(&mut self) -> Vec<Vec<u8>> {
+        let mut piece = [0; READ_BYTES];
+        loop {
+            match self.stream.read(&mut piece) {
+                Ok(0) => {
+                    self.is_broken = true;
+                    break;
+                }
+                Ok(count) => self.input.extend_from_slice(&piece[..count]),
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                Err(error) => {
+                    self.is_broken |= error.kind() != ErrorKind::WouldBlock;
+                    break;
+                }
+            }
+            if self.input.len() > REQUEST_BYTES_MAX {
+                break;
+            }
+        }
+        let Some(end) = memchr::memrchr(b'\n', &self.input) else {
+            self.is_broken |= self.input.len() > REQUEST_BYTES_MAX;
+            return Vec::new();
+        };
+        let rest = self.input.split_off(end + 1);
+        let whole = std::mem::replace(&mut self.input, rest);
+        whole.split(|&byte| byte == b'\n').filter(|line| !line.is_empty()).map(<[u8]>::to_vec).collect()
+    }
+
+    /// Writes what can be written without waiting.
+    fn write(&mut self) {
+        while !self.output.is_empty() {
+            match self.stream.write(&self.output) {
+                Ok(count) => {
+                    self.output.drain(..count);
+                }
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                Err(error) => {
+                    self.is_broken |= error.kind() != ErrorKind::WouldBlock;
+                    break;
+                }
+            }
+        }
+        self.is_broken |= self.output.len() > UNREAD_BYTES_MAX;
+    }
+}
+
+fn to_value(answer: &impl Serialize) -> Result<Value> {
+    serde_json::to_value(answer).map_err(|error| internal(format!("a bug in the log keeper: {error}")))
+}

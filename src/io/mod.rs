@@ -1,0 +1,17 @@
+//! Container output: FIFOs, CRI log files, the keeper, and the capture of ExecSync.
+pub mod capture;
+mod client;
+mod daemon;
+pub mod engine;
+pub mod fifo;
+pub mod keeper;
+mod lanes;
+mod line;
+mod link;
+mod log_file;
+mod output;
+mod protocol;
+mod source;
+pub use client::{Keeper, KeeperOptions};
+pub use line::LINE_BYTES_CAP;
+pub use protocol::{ContainerIo, KeptIo};

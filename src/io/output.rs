@@ -1,0 +1,153 @@
+//! What the streams of a container share: its log file, its time and what it has lost.
+//!
+//! A [`Burst`] holds the container's sink from the time that its first entry gets until
+//! its last write has ended. So entries of stdout and stderr do not mix (LOG-09), times
+//! rise in the order of the file, and a change of the file (LOG-13, LOG-14) falls between
+//! two bursts by construction.
+
+use std::os::fd::OwnedFd;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard};
+
+use super::engine::signal;
+use super::line::{self, PREFIX_BYTES, Prefix, Stream, Tag};
+use super::log_file::LogFile;
+use super::protocol::KeptIo;
+use crate::error::Error;
+use crate::flow::lock;
+
+/// The common part of a container's streams.
+pub(super) struct Output {
+    id: String,
+    /// Whether there is a log at all; otherwise output is dropped (CTR-07).
+    pub(super) has_log: bool,
+    pub(super) line_bytes_max: usize,
+    sink: Mutex<Sink>,
+    open_streams: AtomicUsize,
+    lost_entries: AtomicU64,
+    lost_bytes: AtomicU64,
+    last_error: Mutex<Option<String>>,
+    changed: Arc<OwnedFd>,
+}
+
+struct Sink {
+    /// `None` without a log, and when all streams have ended.
+    file: Option<LogFile>,
+    /// The time of the last entry.
+    last: u64,
+}
+
+impl Output {
+    /// `changed` is made readable when all of `streams` have ended, and when output is
+    /// lost for the first time.
+    pub(super) fn new(
+        id: &str,
+        file: Option<LogFile>,
+        line_bytes_max: usize,
+        streams: usize,
+        changed: Arc<OwnedFd>,
+    ) -> Output {
+        let has_log = file.is_some();
+        Output {
+            id: id.to_owned(),
+            has_log,
+            line_bytes_max: line::effective_max(line_bytes_max),
+            sink: Mutex::new(Sink { file: file.filter(|_| streams > 0), last: 0 }),
+            open_streams: AtomicUsize::new(streams),
+            lost_entries: AtomicU64::new(0),
+            lost_bytes: AtomicU64::new(0),
+            last_error: Mutex::default(),
+            changed,
+        }
+    }
+
+    /// Lets later entries go to `file`. Waits at most for a burst that is being written.
+    pub(super) fn switch_to(&self, file: LogFile) {
+        let mut sink = lock(&self.sink);
+        // A container that has drained needs no descriptor; the file exists now.
+        if sink.file.is_some() {
+            let _old = sink.file.replace(file);
+        }
+    }
+
+    /// Notes that one of the streams has ended.
+    pub(super) fn stream_ended(&self) {
+        if self.open_streams.fetch_sub(1, Ordering::AcqRel) == 1 {
+            let _closed = lock(&self.sink).file.take();
+            signal(&self.changed);
+        }
+    }
+
+    pub(super) fn describe(&self) -> KeptIo {
+        KeptIo {
+            id: self.id.clone(),
+            is_drained: self.open_streams.load(Ordering::Acquire) == 0,
+            lost_entries: self.lost_entries.load(Ordering::Relaxed),
+            lost_bytes: self.lost_bytes.load(Ordering::Relaxed),
+            last_error: lock(&self.last_error).clone(),
+        }
+    }
+}
+
+/// A worker's memory for entries.
+pub(super) struct Page {
+    bytes: Vec<u8>,
+    /// Entries are written out when there are as many bytes of them.
+    flush_bytes: usize,
+    prefix: Prefix,
+}
+
+impl Page {
+    /// Room for about `flush_bytes` of entries, each of at most `line_bytes_max` bytes of
+    /// content. Memory is taken when it is written to.
+    pub(super) fn new(line_bytes_max: usize, flush_bytes: usize) -> Page {
+        let entry_bytes = PREFIX_BYTES + line_bytes_max + 1;
+        Page { bytes: vec![0; flush_bytes + entry_bytes], flush_bytes, prefix: Prefix::new() }
+    }
+}
+
+/// The entries of one read.
+pub(super) struct Burst<'a> {
+    output: &'a Output,
+    sink: MutexGuard<'a, Sink>,
+    bytes: &'a mut [u8],
+    filled: usize,
+    flush_bytes: usize,
+    prefix: &'a mut Prefix,
+}
+
+impl<'a> Burst<'a> {
+    pub(super) fn begin(output: &'a Output, stream: Stream, page: &'a mut Page) -> Burst<'a> {
+        let sink = lock(&output.sink);
+        page.prefix.begin(stream, line::now(), sink.last);
+        let Page { bytes, flush_bytes, prefix } = page;
+        Burst { output, sink, bytes, filled: 0, flush_bytes: *flush_bytes, prefix }
+    }
+
+    #[inline]
+    pub(super) fn push(&mut self, tag: Tag, content: &[u8]) {
+        if self.filled >= self.flush_bytes {
+            self.flush();
+        }
+        self.filled += self.prefix.write(&mut self.bytes[self.filled..], tag, content);
+    }
+
+    pub(super) fn end(mut self) {
+        self.flush();
+        self.sink.last = self.prefix.last();
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn flush(&mut self) {
+        let entries = &self.bytes[..std::mem::take(&mut self.filled)];
+        let Some(file) = self.sink.file.as_mut().filter(|_| !entries.is_empty()) else { return };
+        if let Err(loss) = file.write(entries) {
+            *lock(&self.output.last_error) = Some(Error::from(loss.error).message().to_owned());
+            self.output.lost_bytes.fetch_add(loss.bytes, Ordering::Relaxed);
+            if self.output.lost_entries.fetch_add(loss.entries, Ordering::Relaxed) == 0 {
+                signal(&self.output.changed);
+            }
+        }
+    }
+}
