@@ -1,0 +1,316 @@
+//! CreateContainer.
+//!
+//! The container record in containerd is made last: it is the point at which the
+//! container exists. What is made before is held by the pod's lease (the snapshot) or
+//! lies in folders under the container's id; a crash in between leaves things that the
+//! next start recognises by their missing record (design D5).
+
+use std::collections::HashMap;
+use std::path::Path;
+use std::sync::Arc;
+
+use prost::Message;
+use tracing::info;
+
+use super::files::remove_folder;
+use super::{Containers, volumes};
+use crate::config::Handler;
+use crate::containerd::{ContainerRecord, Mount};
+use crate::error::{Context, Error, Kind, Result, invalid, precondition};
+use crate::flow::{self, Stage, Undo};
+use crate::ids::{self, ContainerId};
+use crate::image::Image;
+use crate::proto::cri::{ContainerConfig, ContainerState, CreateContainerRequest};
+use crate::spec::{self, ContainerInput, Spec, annotations, gather, process};
+use crate::state::container::{Status, now};
+use crate::state::record::{self, ContainerMetadata};
+use crate::state::{Container, Pod};
+
+/// What is missing here is no object that the kubelet asked for (ERR-12).
+fn inner(error: Error) -> Error {
+    if error.is_not_found() { error.with_kind(Kind::FailedPrecondition) } else { error }
+}
+
+/// What a creation works with.
+struct Creation {
+    id: ContainerId,
+    pod: Arc<Pod>,
+    config: ContainerConfig,
+    image: Arc<Image>,
+    handler: Handler,
+    target_pid: Option<u32>,
+}
+
+impl Containers {
+    /// Creates a container in a READY pod and gives its id. A retry with an equal request
+    /// joins the call that still runs (NAM-04).
+    ///
+    /// # Errors
+    /// NotFound for an unknown pod, AlreadyExists for a name in use, InvalidArgument and
+    /// FailedPrecondition for a request that cannot be met; nothing is left then.
+    pub async fn create(&self, request: CreateContainerRequest) -> Result<ContainerId> {
+        let pod = self.store.pod(&request.pod_sandbox_id)?;
+        let encoded: Arc<[u8]> = request.encode_to_vec().into();
+        let config = request.config.ok_or_else(|| invalid("no container config is given"))?;
+        let metadata =
+            config.metadata.as_ref().ok_or_else(|| invalid("the container config has no metadata"))?;
+        if request.sandbox_config.as_ref().is_none_or(|config| config.metadata.is_none()) {
+            return Err(invalid("the pod sandbox config has no metadata"));
+        }
+        pod.require_ready()?;
+        spec::refuse_unbuilt(&config)?;
+        spec::mounts::check(&config.mounts, || self.host.selinux)?;
+        let pod_metadata = pod.config.metadata.clone().unwrap_or_default();
+        let name = ids::container_name(metadata, &pod_metadata);
+        let (this, key) = (self.clone(), name.clone());
+        let abandoned = {
+            let this = self.clone();
+            move |id: ContainerId| this.remove_abandoned(id)
+        };
+        self.creating
+            .run(
+                &self.flow,
+                &key,
+                encoded,
+                |stage| async move { this.make(pod, config, name, stage).await },
+                abandoned,
+            )
+            .await
+    }
+
+    async fn make(
+        &self,
+        pod: Arc<Pod>,
+        config: ContainerConfig,
+        name: String,
+        stage: Stage,
+    ) -> Result<ContainerId> {
+        let id = ContainerId::random();
+        self.store.reserve(&name, id.as_str())?;
+        let mut undo = Undo::default();
+        {
+            let (store, name, id) = (self.store.clone(), name.clone(), id.clone());
+            undo.push("name reservation", move || async move {
+                store.release(&name, id.as_str());
+                Ok(())
+            });
+        }
+        let made = async {
+            let creation = self.prepare(id.clone(), pod, config)?;
+            self.build(creation, &name, &stage, &mut undo).await
+        }
+        .await;
+        match made {
+            Ok(container) => {
+                undo.disarm();
+                info!(container = %id, pod = %container.pod_id, name, "container created");
+                Ok(id)
+            }
+            Err(error) => {
+                let error = error.context(format!("create container {name:?}"));
+                match undo.run().await {
+                    Ok(()) => Err(error),
+                    Err(left) => {
+                        tracing::error!(container = %id, error = %left, "a failed creation could not be undone");
+                        Err(error)
+                    }
+                }
+            }
+        }
+    }
+
+    /// Resolves what the request names.
+    fn prepare(&self, id: ContainerId, pod: Arc<Pod>, config: ContainerConfig) -> Result<Creation> {
+        let handler = self.handler_of(&pod)?.clone();
+        let reference = config.image.as_ref().map(|image| image.image.as_str()).unwrap_or_default();
+        if reference.is_empty() {
+            return Err(invalid("the container config names no image"));
+        }
+        let image = self.images.find(reference).ok_or_else(|| {
+            // Not NotFound: that would read as "the pod is gone" (ERR-12).
+            precondition(format!("image {reference:?} is not on this node"))
+        })?;
+        let target_pid = spec::pid_target(&config).map(|target| self.target_pid(&pod, target)).transpose()?;
+        Ok(Creation { id, pod, config, image, handler, target_pid })
+    }
+
+    /// The pid of the container whose pid namespace is joined (OCI-22).
+    pub(super) fn target_pid(&self, pod: &Pod, target: &str) -> Result<u32> {
+        let container =
+            self.store.container(target).map_err(|error| error.with_kind(Kind::InvalidArgument))?;
+        let status = container.status();
+        if container.pod_id != pod.id {
+            return Err(invalid(format!("target container {target:?} is in another pod sandbox")));
+        }
+        if status.state() != ContainerState::ContainerRunning {
+            return Err(precondition(format!("target container {target:?} is not running")));
+        }
+        Ok(status.pid)
+    }
+
+    async fn build(
+        &self,
+        creation: Creation,
+        name: &str,
+        stage: &Stage,
+        undo: &mut Undo,
+    ) -> Result<Arc<Container>> {
+        let Creation { id, pod, config, image, handler, .. } = &creation;
+        let (root, state) = (self.paths.container_root(id), self.paths.container_state(id));
+        for folder in [&root, &state] {
+            let folder = folder.clone();
+            undo.push("folders", move || async move { remove_folder(&folder).await });
+        }
+        stage.set("preparing the root file system");
+        let snapshotter = handler.snapshotter.as_str();
+        {
+            let (containerd, snapshotter, id) = (self.containerd.clone(), snapshotter.to_owned(), id.clone());
+            undo.push("snapshot", move || async move {
+                containerd.remove_snapshot(&snapshotter, id.as_str()).await
+            });
+        }
+        let snapshot = self.snapshot(id.as_str(), image, snapshotter, pod.id.as_str());
+        let gathered = self.gather(&creation, &root, &state);
+        let accounts = self.images.accounts(image, snapshotter);
+        let (mounts, gathered, accounts) = tokio::try_join!(snapshot, gathered, accounts)?;
+        if !gathered.volumes.is_empty() {
+            stage.set("copying the image's volumes");
+            volumes::copy_up(&state, &mounts, &gathered.volumes).await?;
+        }
+        stage.set("translating");
+        let host = self.host_now().await?;
+        let user_text = config.image.as_ref().map(|image| image.user_specified_image.as_str());
+        let image_name = user_text.filter(|text| !text.is_empty()).unwrap_or_else(|| image.name());
+        let oci = spec::container(&ContainerInput {
+            id: id.as_str(),
+            config,
+            pod_id: pod.id.as_str(),
+            pod: &pod.config,
+            pause_pid: pod.status().pid,
+            target_pid: creation.target_pid,
+            image: (&image.config, image_name),
+            accounts: &accounts,
+            handler,
+            features: self.features.get(&handler.name).copied().unwrap_or_default(),
+            host: &host,
+            files: &self.pod_files(pod),
+            gathered: &gathered,
+            options: &self.config.file.container,
+        })?;
+        stage.set("recording");
+        let container = self.record(&creation, name, &oci, &root).await?;
+        self.store.add_container(container.clone());
+        Ok(container)
+    }
+
+    /// The writable snapshot `key` of `image`, held by the lease of the pod `pod_id`.
+    pub(crate) async fn snapshot(
+        &self,
+        key: &str,
+        image: &Image,
+        snapshotter: &str,
+        pod_id: &str,
+    ) -> Result<Vec<Mount>> {
+        let lease = Some(pod_id);
+        let prepare = |parent: String| async move {
+            self.containerd.prepare_snapshot(snapshotter, key, &parent, HashMap::new(), lease).await
+        };
+        // Nearly always the image is unpacked for this snapshotter: that is tried first.
+        match prepare(image.chain_id.clone()).await {
+            Err(error) if error.is_not_found() => {}
+            other => return other,
+        }
+        let parent = self.images.unpacked(image, snapshotter, lease).await?;
+        prepare(parent).await.map_err(inner)
+    }
+
+    async fn gather(&self, creation: &Creation, root: &Path, state: &Path) -> Result<gather::Gathered> {
+        let (config, image) = (creation.config.clone(), creation.image.config.clone());
+        let (root, state) = (root.to_owned(), state.to_owned());
+        let options = self.config.file.container.clone();
+        flow::blocking(move || {
+            for folder in [&root, &state] {
+                std::fs::create_dir_all(folder).context(|| format!("folder {folder:?}"))?;
+            }
+            gather::container(&config, &image, &root.join("volumes"), &options)
+        })
+        .await
+    }
+
+    /// The host's facts, with those that change.
+    async fn host_now(&self) -> Result<spec::Host> {
+        let mut host = self.host.clone();
+        if host.apparmor {
+            host.apparmor_profiles = flow::blocking(|| Ok(gather::apparmor_profiles())).await?;
+        }
+        Ok(host)
+    }
+
+    /// Writes the status file, then the record: from then on the container exists.
+    async fn record(
+        &self,
+        creation: &Creation,
+        name: &str,
+        oci: &Spec,
+        root: &Path,
+    ) -> Result<Arc<Container>> {
+        let Creation { id, pod, config, image, handler, .. } = creation;
+        let process = oci.process.clone().unwrap_or_default();
+        let log_path = match (pod.config.log_directory.as_str(), config.log_path.as_str()) {
+            ("", _) | (_, "") => String::new(),
+            (folder, file) => Path::new(folder).join(file).to_string_lossy().into_owned(),
+        };
+        let metadata = ContainerMetadata {
+            id: id.to_string(),
+            name: name.to_owned(),
+            sandbox_id: pod.id.to_string(),
+            config: config.clone(),
+            image_ref: image.id.clone(),
+            log_path,
+            stop_signal: process::stop_signal(config, &image.config)?,
+            ..ContainerMetadata::default()
+        };
+        let limits = oci.linux.as_ref().and_then(|linux| linux.resources.clone()).unwrap_or_default();
+        let status = Status {
+            created_at: now(),
+            resources: spec::resources::reported(&limits, process.oom_score_adj),
+            ..Status::default()
+        };
+        let record = ContainerRecord {
+            id: id.to_string(),
+            labels: annotations::record_labels(
+                &config.labels,
+                &image.config.labels,
+                annotations::KIND_CONTAINER,
+            ),
+            image: image.name().to_owned(),
+            runtime: handler.shim.clone(),
+            runtime_options: handler.options.clone(),
+            spec: spec::to_json(oci),
+            snapshotter: handler.snapshotter.clone(),
+            snapshot_key: id.to_string(),
+            extensions: record::container_extension(&metadata),
+            created_at: 0,
+        };
+        let container = Container::new(metadata, status, root.to_owned(), process.user);
+        container.change(|_| Ok(())).await?;
+        self.containerd.create_container(record, Some(pod.id.as_str())).await?;
+        Ok(Arc::new(container))
+    }
+
+    /// Removes a container that was made for a client that went away and never came back,
+    /// if nobody has started it (NAM-05).
+    fn remove_abandoned(&self, id: ContainerId) {
+        let this = self.clone();
+        tokio::spawn(async move {
+            let Ok(container) = this.store.container(id.as_str()) else { return };
+            if container.state() != ContainerState::ContainerCreated {
+                return;
+            }
+            info!(container = %id, "removing a container that nobody asked for again");
+            if let Err(error) = this.remove(id.as_str()).await {
+                tracing::warn!(container = %id, %error, "an abandoned container could not be removed");
+            }
+        });
+    }
+}

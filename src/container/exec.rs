@@ -1,0 +1,238 @@
+//! ExecSync.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::oneshot;
+use tracing::warn;
+
+use super::Containers;
+use crate::containerd::{ExecRequest, Exit};
+use crate::error::{Context, Result, canceled, deadline, invalid};
+use crate::flow;
+use crate::ids::random_hex;
+use crate::io::capture::{Capture, Output};
+use crate::io::fifo::{Fifos, Wanted};
+use crate::proto::cri::{ExecSyncRequest, ExecSyncResponse};
+use crate::spec;
+use crate::spec::oci::Process;
+use crate::state::Container;
+
+/// The longest that the OCI runtime may take to start a process.
+const START_LIMIT: Duration = Duration::from_secs(110);
+/// How long a killed process may take to be reaped.
+const REAP_LIMIT: Duration = Duration::from_secs(30);
+const SIGKILL: u32 = 9;
+/// Room for exit code and framing in an answer of at most 16 MiB (EXE-03).
+const ANSWER_BYTES_MAX: usize = (16 << 20) - 4096;
+
+impl Containers {
+    /// Runs a command in a container and gives its output and exit code.
+    ///
+    /// The process is cleaned up on a task of its own: neither a time-out nor a client
+    /// that goes away leaves it behind (EXE-07, EXE-09).
+    ///
+    /// # Errors
+    /// InvalidArgument without a command; FailedPrecondition unless the container runs;
+    /// DeadlineExceeded after the time-out; the runtime's text when it does not start.
+    pub async fn exec_sync(&self, request: ExecSyncRequest) -> Result<ExecSyncResponse> {
+        let container = self.store.container(&request.container_id)?;
+        if request.cmd.is_empty() {
+            return Err(invalid("no command is given"));
+        }
+        container.require_running()?;
+        let limit = u64::try_from(request.timeout).ok().filter(|limit| *limit > 0).map(Duration::from_secs);
+        let (this, command) = (self.clone(), request.cmd);
+        let (abandoned, gone) = oneshot::channel::<()>();
+        let run = self.flow.detach(async move { this.exec_tracked(&container, command, limit, gone).await });
+        let answer = run.await;
+        drop(abandoned); // dropped earlier when the client goes away
+        answer
+    }
+
+    async fn exec_tracked(
+        &self,
+        container: &Arc<Container>,
+        command: Vec<String>,
+        limit: Option<Duration>,
+        gone: oneshot::Receiver<()>,
+    ) -> Result<ExecSyncResponse> {
+        let exec_id = random_hex::<32>();
+        let wanted = Wanted { stdin: false, stdout: true, stderr: true };
+        let fifos = self.make_fifos(container.id.as_str(), &exec_id, wanted).await?;
+        let exec = Exec { containers: self, container, exec_id: &exec_id, fifos: &fifos };
+        let result = exec.run(command, limit, gone).await;
+        let removed = {
+            let fifos = fifos.clone();
+            flow::blocking(move || fifos.remove()).await
+        };
+        if let Err(error) = removed {
+            warn!(container = %container.id, %error, "the FIFOs of an exec could not be removed");
+        }
+        result.map_err(|error| error.context(format!("exec in container {}", container.id)))
+    }
+
+    /// The container's own process with other arguments (EXE-06), as JSON.
+    pub(super) async fn exec_spec(
+        &self,
+        container: &Container,
+        args: Vec<String>,
+        tty: bool,
+    ) -> Result<Vec<u8>> {
+        let record = self.containerd.container(container.id.as_str()).await?;
+        let spec = spec::parse(&record.spec, container.id.as_str())?;
+        let mut process: Process = spec.process.unwrap_or_default();
+        process.args = args;
+        process.terminal = tty;
+        if tty {
+            spec::process::set(&mut process.env, "TERM=xterm".to_owned());
+        }
+        serde_json::to_vec(&process)
+            .map_err(|error| crate::error::internal(error.to_string()))
+            .context(|| "process of the exec")
+    }
+}
+
+/// An exec process, which must not be left behind.
+struct Exec<'a> {
+    containers: &'a Containers,
+    container: &'a Arc<Container>,
+    exec_id: &'a str,
+    fifos: &'a Fifos,
+}
+
+impl Exec<'_> {
+    async fn run(
+        &self,
+        command: Vec<String>,
+        limit: Option<Duration>,
+        gone: oneshot::Receiver<()>,
+    ) -> Result<ExecSyncResponse> {
+        let (containers, id) = (self.containers, self.container.id.as_str());
+        let capture = Capture::open(self.fifos, containers.config.file.container.exec_sync_bytes_max)?;
+        let request = ExecRequest {
+            container_id: id.to_owned(),
+            exec_id: self.exec_id.to_owned(),
+            stdout: Fifos::to_task(self.fifos.stdout.as_deref()),
+            stderr: Fifos::to_task(self.fifos.stderr.as_deref()),
+            process: containers.exec_spec(self.container, command, false).await?,
+            ..ExecRequest::default()
+        };
+        containers.containerd.create_exec(request).await?;
+        let ended = match containers.containerd.start_process(id, self.exec_id, START_LIMIT).await {
+            Ok(_) => self.end(capture, limit, gone).await,
+            Err(error) => Err(error),
+        };
+        if let Err(error) = containers.containerd.delete_exec(id, self.exec_id).await {
+            warn!(container = id, exec = self.exec_id, %error, "an exec process could not be deleted");
+        }
+        ended
+    }
+
+    /// Waits for the end of the process and of its output, or makes one.
+    async fn end(
+        &self,
+        capture: Capture,
+        limit: Option<Duration>,
+        gone: oneshot::Receiver<()>,
+    ) -> Result<ExecSyncResponse> {
+        let containerd = &self.containers.containerd;
+        let process = async {
+            tokio::select! {
+                ended = containerd.wait(self.container.id.as_str(), self.exec_id) => ended.map(Some),
+                () = expire(limit) => Ok(None),
+                _ = gone => Ok(None),
+            }
+        };
+        tokio::pin!(process);
+        let mut ended = None;
+        // Output is read while the process runs, or it would block. After the process a
+        // child may hold it for ever (EXE-05): what was read until then is kept.
+        let drain_s = self.containers.config.file.container.exec_drain_timeout_s;
+        let output = capture.read_until(async {
+            let how = (&mut process).await;
+            let is_over = matches!(how, Ok(Some(_)));
+            ended = Some(how);
+            tokio::time::sleep(Duration::from_secs(if is_over { drain_s } else { 0 })).await;
+        });
+        let output = output.await;
+        let ended = match ended {
+            Some(ended) => ended,
+            None => process.await, // output that ended first says nothing about the process
+        };
+        match ended? {
+            Some(exit) => {
+                if !output.is_complete {
+                    warn!(container = %self.container.id, "a child of an ended exec still holds its output");
+                }
+                Ok(answer(exit, output))
+            }
+            None => {
+                self.kill().await?;
+                Err(match limit {
+                    Some(limit) => deadline(format!("the command did not end within {} s", limit.as_secs())),
+                    None => canceled("the client went away"),
+                })
+            }
+        }
+    }
+
+    /// SIGKILL, and waits until the process is reaped (EXE-09).
+    async fn kill(&self) -> Result<()> {
+        let (containerd, id) = (&self.containers.containerd, self.container.id.as_str());
+        match containerd.kill(id, self.exec_id, SIGKILL, false).await {
+            Err(error) if !error.is_not_found() && !error.message().contains("process already finished") => {
+                return Err(error);
+            }
+            _ => {}
+        }
+        match tokio::time::timeout(REAP_LIMIT, containerd.wait(id, self.exec_id)).await {
+            Ok(Err(error)) if !error.is_not_found() => Err(error),
+            Ok(_) => Ok(()),
+            Err(_) => Err(deadline("the process did not end after SIGKILL")),
+        }
+    }
+}
+
+async fn expire(limit: Option<Duration>) {
+    match limit {
+        Some(limit) => tokio::time::sleep(limit).await,
+        None => std::future::pending().await,
+    }
+}
+
+/// Cuts the two outputs so that they fit into one answer.
+fn answer(exit: Exit, output: Output) -> ExecSyncResponse {
+    let Output { mut stdout, mut stderr, .. } = output;
+    if stdout.len() + stderr.len() > ANSWER_BYTES_MAX {
+        let half = ANSWER_BYTES_MAX / 2;
+        let stderr_room = half.max(ANSWER_BYTES_MAX.saturating_sub(stdout.len()));
+        stderr.truncate(stderr_room);
+        stdout.truncate(ANSWER_BYTES_MAX - stderr.len());
+    }
+    ExecSyncResponse { stdout, stderr, exit_code: i32::try_from(exit.code).unwrap_or(-1) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_answer_fits_into_a_message() {
+        let output = |out: usize, err: usize| Output {
+            stdout: vec![0; out],
+            stderr: vec![0; err],
+            ..Output::default()
+        };
+        let cut = |out, err| {
+            let answer = answer(Exit { code: 3, at: 0 }, output(out, err));
+            (answer.stdout.len(), answer.stderr.len())
+        };
+        let max = ANSWER_BYTES_MAX;
+        assert_eq!(cut(10, 20), (10, 20));
+        assert_eq!(cut(max, 0), (max, 0));
+        assert_eq!(cut(max, 100), (max - 100, 100));
+        assert_eq!(cut(100, max), (100, max - 100));
+        assert_eq!(cut(max, max), (max - max / 2, max / 2));
+    }
+}

@@ -1,0 +1,215 @@
+//! What happens when a container ends.
+//!
+//! An exit comes as an event, or is found by comparing with containerd's task list after
+//! a reconnect (design D10). It is handled once: output drained, OOM found out, task
+//! deleted so that its shim ends, then the status says EXITED.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tracing::{debug, info, warn};
+
+use super::Containers;
+use super::files::remove_folder;
+use crate::containerd::{Exit, ProcessStatus};
+use crate::error::{Kind, Result};
+use crate::flow::lock;
+use crate::proto::cri::{ContainerState, NamespaceMode};
+use crate::state::Container;
+use crate::state::container::UNKNOWN_CODE;
+
+/// How long the search for an OOM kill may take.
+const OOM_LIMIT: Duration = Duration::from_secs(2);
+/// How long deleting a task may take before the exit is shown anyway.
+const DELETE_LIMIT: Duration = Duration::from_secs(10);
+/// Exit code of a process that got SIGKILL.
+const KILLED: u32 = 137;
+const SIGKILL: u32 = 9;
+
+impl Containers {
+    /// Handles the end of `container`'s main process, unless that is under way already.
+    pub fn exited(&self, container: Arc<Container>, exit: Exit) {
+        if !lock(&self.exits).insert(container.id.to_string()) {
+            return;
+        }
+        let this = self.clone();
+        // Tracked: a server that stops finishes what it has begun to record.
+        let flow = self.flow.clone();
+        tokio::spawn(async move {
+            let id = container.id.to_string();
+            let worker = this.clone();
+            let done = flow.detach(async move { worker.handle_exit(&container, exit).await }).await;
+            if let Err(error) = done {
+                warn!(container = id, %error, "the exit of a container was not handled");
+            }
+            lock(&this.exits).remove(&id);
+        });
+    }
+
+    /// Remembers that the kernel killed in the container's cgroup for memory (CTR-22).
+    pub async fn out_of_memory(&self, container: &Container) {
+        info!(container = %container.id, "the kernel killed for memory");
+        let marked = container
+            .change(|status| {
+                if status.finished_at == 0 {
+                    "OOMKilled".clone_into(&mut status.reason);
+                }
+                Ok(())
+            })
+            .await;
+        if let Err(error) = marked {
+            warn!(container = %container.id, %error, "the OOM kill could not be stored");
+        }
+    }
+
+    async fn handle_exit(&self, container: &Container, exit: Exit) -> Result<()> {
+        let mut status = container.watch();
+        // A start that is under way records itself first.
+        let _ = status.wait_for(|status| !status.starting).await;
+        let before = container.status();
+        if before.finished_at != 0 {
+            return self.discard_task(container.id.as_str()).await;
+        }
+        let oom = exit.code == KILLED && before.reason.is_empty() && self.was_oom_killed(container).await;
+        let drain_limit = Duration::from_secs(self.config.file.container.exit_drain_timeout_s);
+        let drained = async {
+            match self.keeper.drained(container.id.as_str(), drain_limit).await {
+                Ok(true) => {}
+                Ok(false) => {
+                    warn!(container = %container.id, "output was still open at the end of the drain limit")
+                }
+                Err(error) => warn!(container = %container.id, %error, "the output was not drained"),
+            }
+        };
+        let deleted = self.delete_exited(container);
+        tokio::pin!(deleted);
+        // With a pid namespace of its own every process of the container is dead by now;
+        // else the rest dies with the task's deletion (CTR-39), which is waited for.
+        let result = if owns_pid_namespace(container) {
+            let mut early = None;
+            tokio::select! {
+                result = &mut deleted => early = Some(result),
+                () = drained => {}
+            }
+            if early.is_some() {
+                self.keeper.drained(container.id.as_str(), drain_limit).await.ok();
+            }
+            self.show_end(container, exit, oom).await;
+            match early {
+                Some(result) => result,
+                None => deleted.await,
+            }
+        } else {
+            let (result, ()) = tokio::join!(deleted, drained);
+            self.show_end(container, exit, oom).await;
+            result
+        };
+        self.close_output(container).await;
+        result
+    }
+
+    async fn show_end(&self, container: &Container, exit: Exit, oom: bool) {
+        container.end(exit, if oom { "OOMKilled" } else { "" }).await;
+        let reason = container.status().shown_reason();
+        info!(container = %container.id, code = exit.code, reason, "container exited");
+    }
+
+    /// Asks the cgroup, since the event may be late or lost (CTR-21).
+    async fn was_oom_killed(&self, container: &Container) -> bool {
+        let asked = tokio::time::timeout(OOM_LIMIT, self.containerd.oom_kills(container.id.as_str())).await;
+        match asked {
+            Ok(Ok(kills)) => kills > 0,
+            Ok(Err(error)) => {
+                debug!(container = %container.id, %error, "no memory metrics at the exit");
+                false
+            }
+            Err(_) => false,
+        }
+    }
+
+    async fn delete_exited(&self, container: &Container) -> Result<()> {
+        let id = container.id.as_str();
+        match tokio::time::timeout(DELETE_LIMIT, self.containerd.delete_task(id)).await {
+            Ok(Err(error)) if !error.is_not_found() => Err(error),
+            Ok(_) => Ok(()),
+            Err(_) => Err(crate::error::deadline(format!("the task of {id} was not deleted in time"))),
+        }
+    }
+
+    /// Forgets the output of an ended container and removes its FIFOs.
+    pub(crate) async fn close_output(&self, container: &Container) {
+        if let Err(error) = self.keeper.remove(container.id.as_str()).await {
+            warn!(container = %container.id, %error, "the output could not be closed");
+        }
+        let fifos = self.paths.container_state(&container.id).join("io");
+        if let Err(error) = remove_folder(&fifos).await {
+            warn!(container = %container.id, %error, "the FIFOs could not be removed");
+        }
+    }
+
+    /// Kills and deletes whatever task there is under `id`; none is fine.
+    ///
+    /// # Errors
+    /// What containerd says when the task does not go.
+    pub async fn discard_task(&self, id: &str) -> Result<()> {
+        for attempt in 0..3 {
+            match self.containerd.delete_task(id).await {
+                Ok(_) => return Ok(()),
+                Err(error) if error.is_not_found() => return Ok(()),
+                Err(error) if attempt == 2 || error.kind() == Kind::Unavailable => return Err(error),
+                Err(_) => {}
+            }
+            match self.containerd.kill(id, "", SIGKILL, true).await {
+                Err(error) if error.kind() == Kind::Unavailable => return Err(error),
+                _ => {}
+            }
+            let waited = tokio::time::timeout(DELETE_LIMIT, self.containerd.wait(id, "")).await;
+            if waited.is_err() {
+                return Err(crate::error::deadline(format!("the task of {id} does not end after SIGKILL")));
+            }
+        }
+        Ok(())
+    }
+
+    /// Compares a container with containerd's task (REC-05 … REC-09, REC-18).
+    ///
+    /// # Errors
+    /// Those of containerd.
+    pub async fn compare(&self, container: &Arc<Container>) -> Result<()> {
+        let status = container.status();
+        if status.state() != ContainerState::ContainerRunning || status.starting {
+            return Ok(());
+        }
+        match self.containerd.process(container.id.as_str(), "").await {
+            Ok(process) if process.status == ProcessStatus::Stopped => {
+                self.exited(container.clone(), process.exit)
+            }
+            Ok(_) => {}
+            Err(error) if error.is_not_found() => self.lost(container).await,
+            Err(error) => return Err(error),
+        }
+        Ok(())
+    }
+
+    /// The task is gone and nobody saw its end (REC-06).
+    pub(crate) async fn lost(&self, container: &Container) {
+        if lock(&self.exits).contains(container.id.as_str()) {
+            return;
+        }
+        warn!(container = %container.id, "the task of a running container is gone");
+        let code = u32::try_from(UNKNOWN_CODE).unwrap_or_default();
+        container.end(Exit { code, at: 0 }, "Unknown").await;
+        self.close_output(container).await;
+    }
+}
+
+fn owns_pid_namespace(container: &Container) -> bool {
+    container
+        .metadata
+        .config
+        .linux
+        .as_ref()
+        .and_then(|linux| linux.security_context.as_ref())
+        .and_then(|context| context.namespace_options.as_ref())
+        .is_some_and(|options| options.pid == NamespaceMode::Container as i32)
+}

@@ -1,0 +1,101 @@
+//! Containers: one verb, one file.
+
+mod create;
+mod exec;
+mod exit;
+mod files;
+mod list;
+mod log;
+mod remove;
+mod start;
+mod status;
+mod stop;
+mod update;
+mod volumes;
+
+use std::collections::{HashMap, HashSet};
+use std::sync::{Arc, Mutex};
+
+pub use files::remove_folder;
+pub use status::{user_of, verbose_info};
+
+use crate::config::{Config, Handler};
+use crate::containerd::Containerd;
+use crate::error::{Result, precondition};
+use crate::flow::{Flow, Joins};
+use crate::ids::ContainerId;
+use crate::image::Images;
+use crate::io::Keeper;
+use crate::spec::{Features, Host, PodFiles};
+use crate::state::{Paths, Pod, Store};
+
+/// Everything that the verbs of containers need. Cheap to clone.
+#[derive(Clone)]
+pub struct Containers(Arc<Inner>);
+
+/// The parts.
+pub struct Inner {
+    /// The configuration.
+    pub config: Arc<Config>,
+    /// containerd.
+    pub containerd: Containerd,
+    /// Images.
+    pub images: Images,
+    /// Container output.
+    pub keeper: Keeper,
+    /// Tables.
+    pub store: Arc<Store>,
+    /// Folders.
+    pub paths: Paths,
+    /// Facts of the host.
+    pub host: Host,
+    /// What the handlers' runtimes can, by handler name.
+    pub features: HashMap<String, Features>,
+    /// Work that must not be cut off.
+    pub flow: Flow,
+    /// Creations under way, by container name.
+    pub creating: Joins<ContainerId>,
+    /// Ids of containers whose exit is being handled.
+    pub exits: Mutex<HashSet<String>>,
+}
+
+impl std::ops::Deref for Containers {
+    type Target = Inner;
+
+    fn deref(&self) -> &Inner {
+        &self.0
+    }
+}
+
+impl Containers {
+    /// Puts the parts together.
+    #[must_use]
+    pub fn new(parts: Inner) -> Containers {
+        Containers(Arc::new(parts))
+    }
+
+    /// The handler of a pod, which must still be configured.
+    ///
+    /// # Errors
+    /// FailedPrecondition naming the handler.
+    pub fn handler_of(&self, pod: &Pod) -> Result<&Handler> {
+        self.config.handler(&pod.handler).ok_or_else(|| {
+            precondition(format!(
+                "runtime handler {:?} of pod sandbox {} is not configured any more",
+                pod.handler, pod.id
+            ))
+        })
+    }
+
+    /// The pod's own files, as containers mount them.
+    #[must_use]
+    pub fn pod_files(&self, pod: &Pod) -> PodFiles {
+        let root = self.paths.pod_root(&pod.id);
+        PodFiles {
+            hostname: root.join("hostname"),
+            hosts: root.join("hosts"),
+            resolv_conf: root.join("resolv.conf"),
+            shm: if pod.host_ipc() { "/dev/shm".into() } else { self.paths.pod_state(&pod.id).join("shm") },
+        }
+    }
+}

@@ -1,0 +1,76 @@
+//! UpdateContainerResources.
+
+use std::sync::Arc;
+
+use super::Containers;
+use crate::containerd::ContainerUpdate;
+use crate::error::{Result, precondition};
+use crate::proto::cri::{ContainerState, LinuxContainerResources};
+use crate::spec;
+use crate::spec::oci::{Linux, Resources};
+use crate::state::Container;
+
+impl Containers {
+    /// Changes the limits of a container: in its spec, and in its cgroup when it runs
+    /// (RES-01). Zero fields keep their value (RES-03).
+    ///
+    /// # Errors
+    /// NotFound; FailedPrecondition during removal; the kernel's refusal, and then the old
+    /// values stay (RES-02).
+    pub async fn update(&self, id: &str, resources: Option<LinuxContainerResources>) -> Result<()> {
+        let container = self.store.container(id)?;
+        let Some(resources) = resources else { return Ok(()) };
+        let this = self.clone();
+        self.flow.detach(async move { this.update_container(&container, &resources).await }).await
+    }
+
+    async fn update_container(
+        &self,
+        container: &Arc<Container>,
+        asked: &LinuxContainerResources,
+    ) -> Result<()> {
+        let _operation = container.operation.lock().await;
+        let status = container.status();
+        if status.removing {
+            return Err(precondition(format!("container {} is being removed", container.id)));
+        }
+        if !matches!(status.state(), ContainerState::ContainerCreated | ContainerState::ContainerRunning) {
+            return Ok(());
+        }
+        let id = container.id.as_str();
+        let record = self.containerd.container(id).await?;
+        let mut oci = spec::parse(&record.spec, id)?;
+        let limits =
+            oci.linux.get_or_insert_with(Linux::default).resources.get_or_insert_with(Resources::default);
+        let tolerate = self.config.file.container.tolerate_missing_hugetlb_controller;
+        spec::resources::apply(asked, limits, &self.host, tolerate)?;
+        let new = limits.clone();
+        let store = |spec: Vec<u8>| {
+            self.containerd.update_container(id, ContainerUpdate { spec: Some(spec), ..Default::default() })
+        };
+        store(spec::to_json(&oci)).await?;
+        if status.state() == ContainerState::ContainerRunning {
+            let applied = self.containerd.update_task(id, cgroup_part(&new)?).await;
+            match applied {
+                Err(error) if !error.is_not_found() => {
+                    store(record.spec).await?;
+                    return Err(error.context(format!("update container {id}")));
+                }
+                _ => {}
+            }
+        }
+        let oom_score_adj = oci.process.and_then(|process| process.oom_score_adj);
+        container
+            .change(|status| {
+                status.resources = spec::resources::reported(&new, oom_score_adj);
+                Ok(())
+            })
+            .await
+    }
+}
+
+/// What the runtime is told: the limits without the device rules, which stay.
+fn cgroup_part(limits: &Resources) -> Result<Vec<u8>> {
+    let part = Resources { devices: Vec::new(), ..limits.clone() };
+    serde_json::to_vec(&part).map_err(|error| crate::error::internal(error.to_string()))
+}

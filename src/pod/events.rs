@@ -1,0 +1,165 @@
+//! What containerd tells: exits, OOM kills, changed images, and that it is back.
+
+use std::time::Duration;
+
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+use tracing::{debug, info, warn};
+
+use super::{Pods, Recovery};
+use crate::containerd::{Event, ProcessStatus};
+use crate::error::Result;
+use crate::flow::lock;
+use crate::state::Pod;
+use std::sync::Arc;
+
+/// How many early exits are remembered: more pods are not made at the same time.
+const EARLY_EXITS_MAX: usize = 1024;
+/// The namespace of containerd's own CRI plugin.
+const BUILTIN_NAMESPACE: &str = "k8s.io";
+/// Pause between attempts to recover while containerd answers.
+const RECOVER_PAUSE: Duration = Duration::from_millis(500);
+
+impl Pods {
+    /// Handles events until `stop`. The first connection recovers (area REC), later ones
+    /// compare (REC-18).
+    pub async fn follow(self, mut events: mpsc::Receiver<Event>, stop: CancellationToken) {
+        loop {
+            let event = tokio::select! {
+                event = events.recv() => event,
+                () = stop.cancelled() => None,
+            };
+            match event {
+                None => return,
+                Some(Event::Connected) => self.connected(&stop).await,
+                Some(Event::Exit { container_id, process_id, exit }) if container_id == process_id => {
+                    self.process_exited(&container_id, exit);
+                }
+                Some(Event::Exit { .. }) => {} // an exec process (CTR-45)
+                Some(Event::OutOfMemory { container_id }) => {
+                    if let Ok(container) = self.containers.store.container(&container_id) {
+                        self.containers.out_of_memory(&container).await;
+                    }
+                }
+                Some(Event::Image { name }) => {
+                    if let Err(error) = self.containers.images.refresh(&name).await {
+                        debug!(image = name, %error, "a changed image was not read");
+                    }
+                }
+            }
+        }
+    }
+
+    async fn connected(&self, stop: &CancellationToken) {
+        loop {
+            if let Some(reason) = self.refusal() {
+                warn!(reason, "this containerd is not used");
+                self.recovery.send_replace(Recovery::Refused(reason));
+                return;
+            }
+            let is_known = *self.recovery.borrow() == Recovery::Done;
+            let done = if is_known { self.compare_all().await } else { self.recover().await };
+            match done {
+                Ok(()) => {
+                    self.recovery.send_replace(Recovery::Done);
+                    return;
+                }
+                // Gone again: the next connection starts over.
+                Err(error)
+                    if matches!(self.containers.containerd.link(), crate::containerd::Link::Down(_)) =>
+                {
+                    debug!(%error, "containerd went away during recovery");
+                    return;
+                }
+                Err(error) => warn!(%error, "recovery failed; trying again"),
+            }
+            tokio::select! {
+                () = tokio::time::sleep(RECOVER_PAUSE) => {}
+                () = stop.cancelled() => return,
+            }
+        }
+    }
+
+    /// Why the connected containerd must not be used: its own CRI plugin has the same
+    /// namespace (COX-01, COX-02).
+    fn refusal(&self) -> Option<String> {
+        let section = &self.containers.config.file.containerd;
+        let is_active =
+            self.containers.containerd.capabilities().is_ok_and(|known| known.builtin_cri_active());
+        (is_active && section.namespace == BUILTIN_NAMESPACE && !section.allow_builtin_cri).then(|| {
+            format!(
+                "containerd's own CRI plugin is active in namespace {BUILTIN_NAMESPACE:?}. Either switch it off in \
+                 containerd's configuration (disabled_plugins = [\"io.containerd.grpc.v1.cri\"]; on 2.x also \
+                 \"io.containerd.cri.v1.images\" and \"io.containerd.cri.v1.runtime\") and restart containerd, or \
+                 give longshore another namespace (--namespace)"
+            )
+        })
+    }
+
+    /// Compares every running pod and container with containerd's tasks.
+    async fn compare_all(&self) -> Result<()> {
+        self.containers.images.load().await?;
+        let tasks = self.containers.containerd.list_tasks().await?;
+        let runs = |id: &str| {
+            tasks.iter().any(|task| task.container_id == id && task.status != ProcessStatus::Stopped)
+        };
+        for pod in self.containers.store.pods() {
+            if pod.status().ready && !runs(pod.id.as_str()) {
+                self.pause_exited(&pod);
+            }
+        }
+        for container in self.containers.store.containers() {
+            if !runs(container.id.as_str()) {
+                self.containers.compare(&container).await?;
+            }
+        }
+        info!("compared with containerd's tasks");
+        Ok(())
+    }
+
+    fn process_exited(&self, id: &str, exit: crate::containerd::Exit) {
+        if let Ok(container) = self.containers.store.container(id) {
+            self.containers.exited(container, exit);
+        } else if let Ok(pod) = self.containers.store.pod(id) {
+            self.pause_exited(&pod);
+        } else {
+            let mut early = lock(&self.early_exits);
+            if early.len() < EARLY_EXITS_MAX {
+                early.insert(id.to_owned(), ());
+            }
+        }
+    }
+
+    /// Pause ended before its pod was in the table.
+    pub(super) fn take_early_exit(&self, pod: &Arc<Pod>) {
+        let exited = {
+            let mut early = lock(&self.early_exits);
+            let exited = early.remove(pod.id.as_str()).is_some();
+            if early.len() >= EARLY_EXITS_MAX / 2 {
+                early.clear(); // ids of others in this namespace
+            }
+            exited
+        };
+        if exited {
+            self.pause_exited(pod);
+        }
+    }
+
+    /// Pause is gone: the pod is NOTREADY at once, its containers go on (SBX-49).
+    fn pause_exited(&self, pod: &Arc<Pod>) {
+        if !pod.status().ready {
+            return; // stopping
+        }
+        info!(pod = %pod.id, "pause exited");
+        pod.change(|status| {
+            status.ready = false;
+            status.pid = 0;
+        });
+        let (this, pod) = (self.clone(), pod.clone());
+        tokio::spawn(async move {
+            if let Err(error) = this.containers.discard_task(pod.id.as_str()).await {
+                debug!(pod = %pod.id, %error, "the task of an exited pause was not deleted");
+            }
+        });
+    }
+}

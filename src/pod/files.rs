@@ -1,0 +1,99 @@
+//! The files of a pod: hostname, hosts, resolv.conf, shm.
+
+use std::path::Path;
+
+use crate::error::{Context, Result, precondition};
+use crate::flow;
+use crate::ids::PodId;
+use crate::proto::cri::{DnsConfig, PodSandboxConfig};
+use crate::state::Paths;
+use crate::sys;
+
+/// What decides the files of a pod.
+#[derive(Clone, Debug)]
+pub(super) struct PodFilesRequest {
+    pub(super) id: PodId,
+    pub(super) paths: Paths,
+    pub(super) node_name: String,
+    pub(super) host_ipc: bool,
+    pub(super) shm_bytes: u64,
+}
+
+/// Makes the folders and files of a pod, and mounts its shm (SBX-16 … SBX-20).
+///
+/// # Errors
+/// Those of the file system.
+pub(super) async fn make(request: PodFilesRequest, config: std::sync::Arc<PodSandboxConfig>) -> Result<()> {
+    flow::blocking(move || {
+        let PodFilesRequest { id, paths, node_name, host_ipc, shm_bytes } = request;
+        let (root, state) = (paths.pod_root(&id), paths.pod_state(&id));
+        for folder in [&root, &state] {
+            std::fs::create_dir_all(folder).context(|| format!("folder {folder:?}"))?;
+        }
+        let write = |name: &str, text: &[u8]| {
+            let path = root.join(name);
+            std::fs::write(&path, text).context(|| format!("file {path:?}"))
+        };
+        let hostname = if config.hostname.is_empty() { &node_name } else { &config.hostname };
+        write("hostname", format!("{hostname}\n").as_bytes())?;
+        write("hosts", &host_file("/etc/hosts")?)?;
+        match &config.dns_config {
+            Some(dns) => write("resolv.conf", resolv_conf(dns).as_bytes())?,
+            None => write("resolv.conf", &host_file("/etc/resolv.conf")?)?,
+        }
+        if host_ipc {
+            if !Path::new("/dev/shm").is_dir() {
+                return Err(precondition("the host has no /dev/shm for a pod with host IPC"));
+            }
+            return Ok(());
+        }
+        let shm = state.join("shm");
+        std::fs::create_dir_all(&shm).context(|| format!("folder {shm:?}"))?;
+        sys::mount::tmpfs(&shm, &format!("mode=1777,size={shm_bytes}"))
+            .context(|| format!("mount {shm:?} as tmpfs"))
+    })
+    .await
+}
+
+/// A file of the host; a missing one is empty.
+fn host_file(path: &str) -> Result<Vec<u8>> {
+    match std::fs::read(path) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(Vec::new()),
+        other => other.context(|| format!("read {path:?}")),
+    }
+}
+
+/// The text of resolv.conf; parts without entries are left out (SBX-17).
+fn resolv_conf(dns: &DnsConfig) -> String {
+    let mut text = String::new();
+    if !dns.searches.is_empty() {
+        text.push_str(&format!("search {}\n", dns.searches.join(" ")));
+    }
+    for server in &dns.servers {
+        text.push_str(&format!("nameserver {server}\n"));
+    }
+    if !dns.options.is_empty() {
+        text.push_str(&format!("options {}\n", dns.options.join(" ")));
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn resolv_conf_has_search_servers_and_options_in_this_order() {
+        let list = |items: &[&str]| items.iter().map(ToString::to_string).collect();
+        let dns = DnsConfig {
+            servers: list(&["10.0.0.1", "10.0.0.2"]),
+            searches: list(&["a", "b"]),
+            options: list(&["ndots:5", "x"]),
+        };
+        assert_eq!(
+            resolv_conf(&dns),
+            "search a b\nnameserver 10.0.0.1\nnameserver 10.0.0.2\noptions ndots:5 x\n"
+        );
+        assert_eq!(resolv_conf(&DnsConfig::default()), "");
+    }
+}

@@ -1,0 +1,342 @@
+//! What happens on a start: everything is known again (area REC).
+//!
+//! Records are the truth about what exists, containerd's tasks about what runs, status
+//! files about the past. A pod whose making was cut off is rolled back; folders, leases,
+//! snapshots and FIFOs that belong to nothing are removed. Nothing is removed unless the
+//! lists were read completely.
+
+use std::collections::{HashMap, HashSet};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use tracing::{info, warn};
+
+use super::Pods;
+use super::run::LEASE_LABEL;
+use crate::container::{remove_folder, user_of};
+use crate::containerd::{ContainerRecord, Process, ProcessStatus};
+use crate::error::Result;
+use crate::flow;
+use crate::io::fifo::Fifos;
+use crate::network::netns;
+use crate::proto::cri::ContainerState;
+use crate::spec::annotations::{KIND_CONTAINER, KIND_LABEL, KIND_SANDBOX};
+use crate::state::container::{Status, UNKNOWN_CODE, now};
+use crate::state::record::{self, CREATING_LABEL};
+use crate::state::{Container, Pod, checkpoint, pod};
+
+const SIGKILL: u32 = 9;
+
+impl Pods {
+    /// Loads everything.
+    ///
+    /// # Errors
+    /// When containerd's lists could not be read; then nothing was changed.
+    pub(super) async fn recover(&self) -> Result<()> {
+        let containerd = &self.containers.containerd;
+        let of_kind = |kind: &str| [format!("labels.\"{KIND_LABEL}\"=={kind}")];
+        let (sandboxes, containers) = (
+            containerd.list_containers(&of_kind(KIND_SANDBOX)).await?,
+            containerd.list_containers(&of_kind(KIND_CONTAINER)).await?,
+        );
+        let tasks: HashMap<String, Process> = containerd
+            .list_tasks()
+            .await?
+            .into_iter()
+            .map(|task| (task.container_id.clone(), task))
+            .collect();
+        self.containers.images.load().await?;
+
+        let mut cut_off = Vec::new();
+        for record in &sandboxes {
+            if let Some(pod) = self.load_pod(record, tasks.get(&record.id)).await
+                && record.labels.get(CREATING_LABEL).is_some_and(|value| value == "true")
+            {
+                cut_off.push(pod);
+            }
+        }
+        for record in &containers {
+            self.load_container(record, tasks.get(&record.id)).await;
+        }
+        self.reserve_names();
+        let known: HashSet<String> =
+            sandboxes.iter().chain(&containers).map(|record| record.id.clone()).collect();
+        self.remove_orphans(&known).await;
+        self.roll_back(cut_off);
+        let (pods, containers) =
+            (self.containers.store.pods().len(), self.containers.store.containers().len());
+        info!(pods, containers, "recovered");
+        Ok(())
+    }
+
+    /// A pod from its record: READY exactly if pause runs (REC-04).
+    async fn load_pod(&self, record: &ContainerRecord, task: Option<&Process>) -> Option<Arc<Pod>> {
+        let metadata = match record::sandbox_metadata(record) {
+            Ok(metadata) => metadata,
+            Err(error) => {
+                warn!(pod = record.id, %error, "a pod sandbox could not be loaded");
+                return None;
+            }
+        };
+        let running = task.filter(|task| task.status == ProcessStatus::Running);
+        // After a reboot, or a stop before the last end of the server (SBX-50).
+        let network_gone = running.is_none() && !netns::is_alive(Path::new(&metadata.netns_path)).await;
+        let status = pod::Status {
+            ready: running.is_some(),
+            pid: running.map_or(0, |task| task.pid),
+            network_gone,
+            stopped: false,
+        };
+        let pod = Arc::new(Pod::new(metadata, record.created_at, status));
+        self.containers.store.add_pod(pod.clone());
+        if task.is_some() && running.is_none() {
+            let (this, id) = (self.clone(), record.id.clone());
+            tokio::spawn(async move {
+                if let Err(error) = this.containers.discard_task(&id).await {
+                    warn!(pod = id, %error, "the task of a stopped pause was not deleted");
+                }
+            });
+        }
+        Some(pod)
+    }
+
+    /// A container from record, status file and task (REC-05 … REC-10).
+    async fn load_container(&self, record: &ContainerRecord, task: Option<&Process>) {
+        let metadata = match record::container_metadata(record) {
+            Ok(metadata) => metadata,
+            Err(error) => {
+                warn!(container = record.id, %error, "a container could not be loaded");
+                return;
+            }
+        };
+        let dir = self.containers.paths.container_root(&metadata.id.clone().into());
+        let folder = dir.clone();
+        let stored = flow::blocking(move || checkpoint::read(&folder)).await;
+        let (mut status, extra) = match stored {
+            Ok(mut file) => {
+                let extra = std::mem::take(&mut file.extra);
+                (Status::from(file), extra)
+            }
+            Err(error) => {
+                warn!(container = record.id, %error, "the status of a container is not known");
+                let status = Status {
+                    unknown: true,
+                    created_at: record.created_at,
+                    exit_code: UNKNOWN_CODE,
+                    ..Status::default()
+                };
+                (status, serde_json::Map::new())
+            }
+        };
+        let running = task
+            .filter(|task| task.status != ProcessStatus::Stopped && task.status != ProcessStatus::Created);
+        if let Some(task) = running
+            && status.state() == ContainerState::ContainerCreated
+        {
+            // A crash between the start and its record (REC-08).
+            status.pid = task.pid;
+            status.started_at = started_at(task.pid);
+        }
+        let state = status.state();
+        let container = Container::new(metadata, status, dir, user_of(&record.spec)).with_extra(extra);
+        let container = Arc::new(container);
+        self.containers.store.add_container(container.clone());
+        match (state, task) {
+            (ContainerState::ContainerRunning, Some(task)) => {
+                self.reopen_output(&container, task).await;
+                match running {
+                    Some(_) => self.remove_execs(&container, task),
+                    None => self.containers.exited(container, task.exit),
+                }
+            }
+            (ContainerState::ContainerRunning, None) => self.containers.lost(&container).await,
+            (ContainerState::ContainerUnknown, Some(task)) => self.reopen_output(&container, task).await,
+            (_, Some(_)) => self.discard_leftover(&container),
+            (_, None) => {}
+        }
+    }
+
+    /// A task that should not be: made but not started (REC-09), or already recorded as ended.
+    fn discard_leftover(&self, container: &Arc<Container>) {
+        let (this, container) = (self.clone(), container.clone());
+        tokio::spawn(async move {
+            if let Err(error) = this.containers.discard_task(container.id.as_str()).await {
+                warn!(container = %container.id, %error, "a left-over task was not deleted");
+            }
+            this.containers.close_output(&container).await;
+        });
+    }
+
+    /// The output of a running container: its FIFOs are the task's (COX-09, REC-12).
+    async fn reopen_output(&self, container: &Container, task: &Process) {
+        let fifos = Fifos::from_task(&task.stdin, &task.stdout, &task.stderr);
+        if let Err(error) =
+            self.containers.keeper.add(self.containers.output_of(container, &fifos, true)).await
+        {
+            warn!(container = %container.id, %error, "the output of a running container could not be opened");
+        }
+    }
+
+    /// Exec processes whose caller died with the last server (REC-14): their FIFOs are the
+    /// folders beside the task's own.
+    fn remove_execs(&self, container: &Arc<Container>, task: &Process) {
+        let own = Path::new(&task.stdout).parent().map(Path::to_owned);
+        let io = self.containers.paths.container_state(&container.id).join("io");
+        let (this, container) = (self.clone(), container.clone());
+        tokio::spawn(async move {
+            let folders =
+                flow::blocking(move || Ok(exec_folders(&io, own.as_deref()))).await.unwrap_or_default();
+            for (folder, exec_ids) in folders {
+                for exec_id in exec_ids {
+                    let id = container.id.as_str();
+                    let containerd = &this.containers.containerd;
+                    if containerd.kill(id, &exec_id, SIGKILL, false).await.is_ok() {
+                        let _ = tokio::time::timeout(
+                            std::time::Duration::from_secs(10),
+                            containerd.wait(id, &exec_id),
+                        )
+                        .await;
+                    }
+                    if let Err(error) = containerd.delete_exec(id, &exec_id).await {
+                        warn!(container = id, %error, "an exec of the last server was not deleted");
+                    }
+                }
+                if let Err(error) = remove_folder(&folder).await {
+                    warn!(container = %container.id, %error, "the FIFOs of an exec were not removed");
+                }
+            }
+        });
+    }
+
+    /// Names again, live objects first: of two with one name the newer live one has it,
+    /// and the other can still be removed (NAM-07).
+    fn reserve_names(&self) {
+        let store = &self.containers.store;
+        let mut pods = store.pods();
+        pods.sort_by_key(|pod| (!pod.status().ready, std::cmp::Reverse(pod.created_at)));
+        for pod in pods {
+            if let Err(error) = store.reserve(&pod.name, pod.id.as_str()) {
+                warn!(pod = %pod.id, %error, "two pod sandboxes have one name");
+            }
+        }
+        let mut containers = store.containers();
+        containers.sort_by_key(|container| {
+            let runs = container.state() == ContainerState::ContainerRunning;
+            (!runs, std::cmp::Reverse(container.status().created_at))
+        });
+        for container in containers {
+            if let Err(error) = store.reserve(&container.metadata.name, container.id.as_str()) {
+                warn!(container = %container.id, %error, "two containers have one name");
+            }
+        }
+    }
+
+    /// Removes pods whose making was cut off, in the background: CNI may take its time.
+    /// One that cannot be removed stays listed as NOTREADY.
+    fn roll_back(&self, cut_off: Vec<Arc<Pod>>) {
+        for pod in cut_off {
+            let this = self.clone();
+            tokio::spawn(async move {
+                info!(pod = %pod.id, name = pod.name, "rolling back a pod sandbox that was cut off");
+                let worker = this.clone();
+                let id = pod.id.clone();
+                let removed = this.containers.flow.detach(async move { worker.remove_pod(&pod).await }).await;
+                if let Err(error) = removed {
+                    warn!(pod = %id, %error, "a cut-off pod sandbox could not be rolled back");
+                }
+            });
+        }
+    }
+
+    /// What belongs to no record (REC-15).
+    async fn remove_orphans(&self, known: &HashSet<String>) {
+        for base in self.containers.paths.all() {
+            let listed = {
+                let base = base.clone();
+                flow::blocking(move || Ok(names_in(&base))).await.unwrap_or_default()
+            };
+            for name in listed.into_iter().filter(|name| is_id(name) && !known.contains(name)) {
+                info!(folder = ?base.join(&name), "removing a folder of nothing known");
+                if let Err(error) = remove_folder(&base.join(&name)).await {
+                    warn!(%error, "a folder of nothing known could not be removed");
+                }
+            }
+        }
+        match self.containers.keeper.list().await {
+            Ok(kept) => {
+                for io in kept.into_iter().filter(|io| !known.contains(&io.id)) {
+                    if let Err(error) = self.containers.keeper.remove(&io.id).await {
+                        warn!(container = io.id, %error, "output of nothing known could not be closed");
+                    }
+                }
+            }
+            Err(error) => warn!(%error, "the keeper's list could not be read"),
+        }
+        if let Err(error) = self.mend_leases(known).await {
+            warn!(%error, "leases could not be mended");
+        }
+    }
+
+    /// Leases of pods that are gone go; pods without a lease get one; snapshots under a
+    /// pod's lease whose container was never recorded go.
+    async fn mend_leases(&self, known: &HashSet<String>) -> Result<()> {
+        let containerd = &self.containers.containerd;
+        let leases = containerd.list_leases().await?;
+        for lease in &leases {
+            if lease.labels.contains_key(LEASE_LABEL) && !known.contains(&lease.id) {
+                containerd.delete_lease(&lease.id, false).await?;
+            }
+        }
+        for pod in self.containers.store.pods() {
+            let id = pod.id.as_str();
+            if !leases.iter().any(|lease| lease.id == id) {
+                let labels = HashMap::from([(LEASE_LABEL.to_owned(), pod.name.clone())]);
+                containerd.create_lease(id, labels).await?;
+                continue;
+            }
+            let Ok(handler) = self.containers.handler_of(&pod) else { continue };
+            for key in containerd.leased_snapshots(id, &handler.snapshotter).await? {
+                if is_id(&key) && !known.contains(&key) {
+                    info!(snapshot = key, "removing the snapshot of a container that was never recorded");
+                    containerd.remove_snapshot(&handler.snapshotter, &key).await?;
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Our ids are 64 hexadecimal digits; what has another name is not ours to remove.
+fn is_id(name: &str) -> bool {
+    name.len() == 64 && name.bytes().all(|c| c.is_ascii_hexdigit())
+}
+
+fn names_in(folder: &Path) -> Vec<String> {
+    let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
+    entries.filter_map(|entry| entry.file_name().into_string().ok()).collect()
+}
+
+/// Folders of exec FIFOs below `io`, with the exec ids that their FIFOs name.
+fn exec_folders(io: &Path, own: Option<&Path>) -> Vec<(PathBuf, HashSet<String>)> {
+    let folders =
+        names_in(io).into_iter().map(|name| io.join(name)).filter(|folder| Some(folder.as_path()) != own);
+    folders
+        .map(|folder| {
+            let ids = names_in(&folder)
+                .into_iter()
+                .filter_map(|name| name.rsplit_once('-').map(|(id, _)| id.to_owned()))
+                .collect();
+            (folder, ids)
+        })
+        .collect()
+}
+
+/// When a process started, as its /proc entry has it; now if it is gone.
+fn started_at(pid: u32) -> i64 {
+    std::fs::metadata(format!("/proc/{pid}"))
+        .and_then(|metadata| metadata.modified())
+        .ok()
+        .and_then(|time| time.duration_since(std::time::UNIX_EPOCH).ok())
+        .and_then(|since| i64::try_from(since.as_nanos()).ok())
+        .unwrap_or_else(now)
+}

@@ -1,0 +1,409 @@
+//! RunPodSandbox.
+//!
+//! ```text
+//! name ─▶ image ─▶ lease ─▶ record ─▶ netns ─┬─▶ CNI ADD ─▶ record updated ──────────┬─▶ READY
+//!                                            └─▶ files, snapshot ─▶ task ─▶ started ──┘
+//! ```
+//! The record, which names the network namespace, is written before anything outside is
+//! acquired: after SIGKILL the next start rolls back what still has the creating label
+//! (SBX-03, design D5). Network and pause container are made at the same time where the
+//! handler allows it (D6); whichever fails, the other is waited for, then all is undone.
+
+use std::collections::HashMap;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use prost::Message;
+use tracing::{error, info};
+
+use super::{Pods, files};
+use crate::config::{Handler, NetworkOrder};
+use crate::container::remove_folder;
+use crate::containerd::{ContainerRecord, ContainerUpdate, TaskRequest};
+use crate::error::{Context, Result, invalid};
+use crate::flow::{self, Stage, Undo};
+use crate::ids::{self, PodId};
+use crate::image::Image;
+use crate::network::{Attachment, PodNetwork, netns};
+use crate::proto::cri::{PodSandboxConfig, RunPodSandboxRequest};
+use crate::spec::{self, Modes, PauseInput, annotations, gather};
+use crate::state::Pod;
+use crate::state::pod::Status;
+use crate::state::record::{self, CREATING_LABEL, SandboxMetadata};
+
+/// Label of a pod's lease: tells ours from others'.
+pub(super) const LEASE_LABEL: &str = "longshore.io/pod";
+/// Annotation that chooses the handler `untrusted` (SBX-12).
+const UNTRUSTED_ANNOTATION: &str = "io.kubernetes.cri.untrusted-workload";
+
+/// A pod that is being made.
+struct Creation {
+    metadata: SandboxMetadata,
+    id: PodId,
+    config: Arc<PodSandboxConfig>,
+    handler: Handler,
+    modes: Modes,
+    netns: Option<PathBuf>,
+    labels: HashMap<String, String>,
+    image: Arc<Image>,
+}
+
+impl Pods {
+    /// Makes a pod sandbox and gives its id. A retry with an equal request joins the call
+    /// that still runs (NAM-04).
+    ///
+    /// # Errors
+    /// InvalidArgument and Unimplemented for a request that cannot be met, before anything
+    /// is taken; AlreadyExists for a name in use; else what failed. Everything is undone;
+    /// if that fails, the pod stays listed as NOTREADY (SBX-05).
+    pub async fn run(&self, request: RunPodSandboxRequest) -> Result<PodId> {
+        let encoded: Arc<[u8]> = request.encode_to_vec().into();
+        let config = request.config.ok_or_else(|| invalid("no pod sandbox config is given"))?;
+        let metadata =
+            config.metadata.as_ref().ok_or_else(|| invalid("the pod sandbox config has no metadata"))?;
+        if metadata.name.is_empty() || metadata.namespace.is_empty() || metadata.uid.is_empty() {
+            return Err(invalid("the pod sandbox metadata needs a name, a namespace and a uid"));
+        }
+        let handler = self.choose_handler(&config, &request.runtime_handler)?;
+        let modes = modes_of(&config)?;
+        let name = ids::pod_name(metadata);
+        let (this, key) = (self.clone(), name.clone());
+        self.running
+            .run(
+                &self.containers.flow,
+                &key,
+                encoded,
+                |stage| async move {
+                    this.make(config, request.runtime_handler, handler, modes, name, stage).await
+                },
+                // An unclaimed pod is kept: the kubelet finds it in its list (NAM-05).
+                |_| {},
+            )
+            .await
+    }
+
+    /// The handler by name, or by the legacy annotation (SBX-11, SBX-12).
+    fn choose_handler(&self, config: &PodSandboxConfig, asked: &str) -> Result<Handler> {
+        let untrusted = config.annotations.get(UNTRUSTED_ANNOTATION).is_some_and(|value| value == "true");
+        let name = if untrusted {
+            if !asked.is_empty() && asked != "untrusted" {
+                return Err(invalid(format!("runtime handler {asked:?} is asked for an untrusted workload")));
+            }
+            let context = config.linux.as_ref().and_then(|linux| linux.security_context.as_ref());
+            if context.is_some_and(|context| context.privileged) || modes_of(config)?.host_network() {
+                return Err(invalid(
+                    "an untrusted workload cannot be privileged or use the host's namespaces",
+                ));
+            }
+            "untrusted"
+        } else {
+            asked
+        };
+        self.containers
+            .config
+            .handler(name)
+            .cloned()
+            .ok_or_else(|| invalid(format!("runtime handler {name:?} is not configured")))
+    }
+
+    async fn make(
+        &self,
+        config: PodSandboxConfig,
+        asked_handler: String,
+        handler: Handler,
+        modes: Modes,
+        name: String,
+        stage: Stage,
+    ) -> Result<PodId> {
+        let id = PodId::random();
+        self.containers.store.reserve(&name, id.as_str())?;
+        let made = self.prepare(&id, config, asked_handler, handler, modes, &name, &stage).await;
+        let made = match made {
+            Ok(creation) => self.build(creation, &stage).await,
+            Err(error) => {
+                self.containers.store.release(&name, id.as_str());
+                Err(error)
+            }
+        };
+        made.map_err(|error| error.context(format!("run pod sandbox {name:?}")))
+    }
+
+    /// Everything that is needed before something is taken.
+    #[allow(clippy::too_many_arguments)] // one call site; a struct would only rename them
+    async fn prepare(
+        &self,
+        id: &PodId,
+        config: PodSandboxConfig,
+        asked_handler: String,
+        handler: Handler,
+        modes: Modes,
+        name: &str,
+        stage: &Stage,
+    ) -> Result<Creation> {
+        stage.set("preparing the pause image");
+        let image = self.containers.images.pause(&self.containers.flow).await.context(|| "pause image")?;
+        let netns =
+            (!modes.host_network()).then(|| netns::new_path(&self.containers.config.file.cni.netns_dir));
+        let metadata = SandboxMetadata {
+            id: id.to_string(),
+            name: name.to_owned(),
+            netns_path: netns.as_ref().map(|path| path.to_string_lossy().into_owned()).unwrap_or_default(),
+            runtime_handler: asked_handler,
+            config,
+            ..SandboxMetadata::default()
+        };
+        let config = Arc::new(metadata.config.clone());
+        let labels =
+            annotations::record_labels(&config.labels, &image.config.labels, annotations::KIND_SANDBOX);
+        Ok(Creation { metadata, id: id.clone(), config, handler, modes, netns, labels, image })
+    }
+
+    async fn build(&self, mut creation: Creation, stage: &Stage) -> Result<PodId> {
+        // What makes the pod known is undone only when everything else was (SBX-05).
+        let mut identity = Undo::default();
+        let mut resources = Undo::default();
+        let built = self.acquire(&mut creation, stage, &mut identity, &mut resources).await;
+        let id = creation.id.clone();
+        match built {
+            Ok((created_at, pid)) => {
+                resources.disarm();
+                identity.disarm();
+                let status = Status { ready: true, pid, ..Status::default() };
+                let pod = Arc::new(Pod::new(creation.metadata, created_at, status));
+                self.containers.store.add_pod(pod.clone());
+                self.take_early_exit(&pod);
+                let ips = pod.network().ips;
+                info!(pod = %id, name = pod.name, ?ips, "pod sandbox ready");
+                Ok(id)
+            }
+            Err(error) => {
+                let undone = match resources.run().await {
+                    Ok(()) => identity.run().await,
+                    Err(left) => {
+                        identity.disarm();
+                        Err(left)
+                    }
+                };
+                match undone {
+                    Ok(()) => self.containers.store.release(&creation.metadata.name, id.as_str()),
+                    Err(left) => {
+                        error!(pod = %id, error = %left, "a failed pod sandbox could not be undone; it stays as NOTREADY");
+                        let pod =
+                            Pod::new(creation.metadata, crate::state::container::now(), Status::default());
+                        self.containers.store.add_pod(Arc::new(pod));
+                    }
+                }
+                Err(error)
+            }
+        }
+    }
+
+    /// Takes everything that a pod needs, and gives its time of creation and pause's pid.
+    async fn acquire(
+        &self,
+        creation: &mut Creation,
+        stage: &Stage,
+        identity: &mut Undo,
+        resources: &mut Undo,
+    ) -> Result<(i64, u32)> {
+        let containerd = &self.containers.containerd;
+        let id = creation.id.clone();
+        let snapshotter = creation.handler.snapshotter.clone();
+        stage.set("recording");
+        let spec = self.pause_spec(creation).await?;
+        {
+            let (containerd, id) = (containerd.clone(), id.clone());
+            identity.push("record", move || async move { containerd.delete_container(id.as_str()).await });
+        }
+        {
+            let (containerd, id) = (containerd.clone(), id.clone());
+            identity.push("lease", move || async move { containerd.delete_lease(id.as_str(), false).await });
+        }
+        let lease = HashMap::from([(LEASE_LABEL.to_owned(), creation.metadata.name.clone())]);
+        let record = self.record_of(creation, spec);
+        let (leased, created_at) = tokio::join!(
+            containerd.create_lease(id.as_str(), lease),
+            containerd.create_container(record, None),
+        );
+        leased?;
+        let created_at = created_at?;
+
+        for folder in [self.containers.paths.pod_root(&id), self.containers.paths.pod_state(&id)] {
+            resources.push("folders", move || async move { remove_folder(&folder).await });
+        }
+        let network = self.acquire_netns(creation, stage, resources).await?;
+        {
+            let (containerd, snapshotter, id) = (containerd.clone(), snapshotter.clone(), id.clone());
+            resources.push("snapshot", move || async move {
+                containerd.remove_snapshot(&snapshotter, id.as_str()).await
+            });
+        }
+        {
+            let (containers, id) = (self.containers.clone(), id.clone());
+            resources.push("task", move || async move { containers.discard_task(id.as_str()).await });
+        }
+        let pid = self.network_and_task(creation, network, stage).await?;
+        Ok((created_at, pid))
+    }
+
+    /// Makes and pins the network namespace. The undo: CNI DEL, then the namespace.
+    async fn acquire_netns(
+        &self,
+        creation: &Creation,
+        stage: &Stage,
+        resources: &mut Undo,
+    ) -> Result<Option<PodNetwork>> {
+        let Some(path) = creation.netns.clone() else { return Ok(None) };
+        stage.set("making the network namespace");
+        let network = PodNetwork {
+            id: creation.id.to_string(),
+            handler: creation.handler.name.clone(),
+            netns: Some(path.clone()),
+            config: creation.config.clone(),
+        };
+        let pinned = path.clone();
+        resources.push("network namespace", move || async move { netns::remove(&pinned).await });
+        {
+            let (this, network) = (self.clone(), network.clone());
+            resources.push("network", move || async move { this.network.detach(&network).await });
+        }
+        netns::create(&path, self.containers.config.loopback).await?;
+        Ok(Some(network))
+    }
+
+    /// The two long poles, at the same time where possible.
+    async fn network_and_task(
+        &self,
+        creation: &mut Creation,
+        network: Option<PodNetwork>,
+        stage: &Stage,
+    ) -> Result<u32> {
+        let first =
+            creation.handler.network == NetworkOrder::First || spec::sysctls_need_network(&creation.config);
+        let mut metadata = std::mem::take(&mut creation.metadata);
+        let creation_ref: &Creation = creation;
+        let attach = self.attach_and_record(creation_ref, &mut metadata, network, stage);
+        let result = if first {
+            match attach.await {
+                Ok(()) => self.start_pause(creation_ref, stage).await,
+                Err(error) => Err(error),
+            }
+        } else {
+            // What the network does is the stage that others are told.
+            let silent = Stage::default();
+            let (attached, started) = tokio::join!(attach, self.start_pause(creation_ref, &silent));
+            attached.and(started)
+        };
+        creation.metadata = metadata;
+        result
+    }
+
+    /// CNI ADD, and the record with its result and without the creating label.
+    async fn attach_and_record(
+        &self,
+        creation: &Creation,
+        metadata: &mut SandboxMetadata,
+        network: Option<PodNetwork>,
+        stage: &Stage,
+    ) -> Result<()> {
+        if let Some(network) = network {
+            let Attachment { ips, result } =
+                self.network.attach(&network, stage).await.context(|| "network")?;
+            let mut ips = ips.iter().map(ToString::to_string);
+            metadata.ip = ips.next().unwrap_or_default();
+            metadata.additional_ips = Some(ips.collect::<Vec<_>>()).filter(|ips| !ips.is_empty());
+            metadata.cni_result = result;
+        }
+        let update = ContainerUpdate {
+            extensions: record::sandbox_extension(metadata),
+            labels: Some(creation.labels.clone()),
+            ..ContainerUpdate::default()
+        };
+        self.containers.containerd.update_container(creation.id.as_str(), update).await
+    }
+
+    /// Files, snapshot, task: pause runs.
+    async fn start_pause(&self, creation: &Creation, stage: &Stage) -> Result<u32> {
+        let containers = &self.containers;
+        let containerd = &containers.containerd;
+        let (id, snapshotter) = (creation.id.as_str(), creation.handler.snapshotter.as_str());
+        let request = files::PodFilesRequest {
+            id: creation.id.clone(),
+            paths: containers.paths.clone(),
+            node_name: containers.host.hostname.clone(),
+            host_ipc: creation.modes.ipc == crate::proto::cri::NamespaceMode::Node,
+            shm_bytes: containers.config.file.sandbox.shm_bytes,
+        };
+        let (made, rootfs) = tokio::join!(
+            files::make(request, creation.config.clone()),
+            containers.snapshot(id, &creation.image, snapshotter, id),
+        );
+        made?;
+        let rootfs = rootfs?;
+        stage.set("creating the task");
+        let limit = Duration::from_secs(containers.config.file.sandbox.start_timeout_s);
+        let task = TaskRequest {
+            container_id: id.to_owned(),
+            rootfs,
+            runtime_path: creation.handler.shim_path.clone().unwrap_or_default(),
+            ..TaskRequest::default()
+        };
+        let pid = containerd.create_task(task, limit).await.context(|| "create the pause task")?;
+        stage.set("starting the task");
+        containerd.start_process(id, "", limit).await.context(|| "start the pause task")?;
+        Ok(pid)
+    }
+
+    async fn pause_spec(&self, creation: &Creation) -> Result<Vec<u8>> {
+        let containers = &self.containers;
+        let files = crate::spec::PodFiles {
+            resolv_conf: containers.paths.pod_root(&creation.id).join("resolv.conf"),
+            shm: if creation.modes.ipc == crate::proto::cri::NamespaceMode::Node {
+                "/dev/shm".into()
+            } else {
+                containers.paths.pod_state(&creation.id).join("shm")
+            },
+            ..crate::spec::PodFiles::default()
+        };
+        let accounts = containers.images.accounts(&creation.image, &creation.handler.snapshotter).await?;
+        let profile = spec::pause_seccomp(&creation.config)?;
+        let local = flow::blocking(move || gather::local_seccomp(&profile)).await?;
+        let sandbox = &containers.config.file.sandbox;
+        let spec = spec::pause(&PauseInput {
+            id: creation.id.as_str(),
+            pod: &creation.config,
+            netns: creation.netns.as_deref(),
+            image: (&creation.image.config, creation.image.name()),
+            accounts: &accounts,
+            handler: &creation.handler,
+            host: &containers.host,
+            files: &files,
+            seccomp: local.as_ref(),
+            unprivileged: (sandbox.unprivileged_ports, sandbox.unprivileged_icmp),
+        })?;
+        Ok(spec::to_json(&spec))
+    }
+
+    fn record_of(&self, creation: &Creation, spec: Vec<u8>) -> ContainerRecord {
+        let mut labels = creation.labels.clone();
+        labels.insert(CREATING_LABEL.to_owned(), "true".to_owned());
+        ContainerRecord {
+            id: creation.id.to_string(),
+            labels,
+            image: creation.image.name().to_owned(),
+            runtime: creation.handler.shim.clone(),
+            runtime_options: creation.handler.options.clone(),
+            spec,
+            snapshotter: creation.handler.snapshotter.clone(),
+            snapshot_key: creation.id.to_string(),
+            extensions: record::sandbox_extension(&creation.metadata),
+            created_at: 0,
+        }
+    }
+}
+
+fn modes_of(config: &PodSandboxConfig) -> Result<Modes> {
+    let context = config.linux.as_ref().and_then(|linux| linux.security_context.as_ref());
+    Modes::of(context.and_then(|context| context.namespace_options.as_ref()))
+}
