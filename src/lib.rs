@@ -1,8 +1,28 @@
 //! longshore: a CRI server for Kubernetes nodes on an existing containerd.
+//!
+//! The kubelet manages pods over the CRI; longshore turns each call into calls of a
+//! containerd that runs already. The crate's layers, from the edge down; a module uses
+//! only what is below it:
+//!
+//! | layer | modules |
+//! |---|---|
+//! | command line and composition | [`cli`], [`app`] |
+//! | edge | [`cri`]: gRPC for the kubelet |
+//! | domain, in this order | [`pod`], [`container`], [`image`]: one verb, one file |
+//! | records | [`state`]: pods, containers, their tables and status files |
+//! | capabilities | [`spec`] (CRI → OCI, pure), [`network`] (CNI), [`io`] (output, logs) |
+//! | mechanics | [`containerd`]: the only module that knows containerd's API |
+//! | foundation | [`sys`], [`telemetry`], [`flow`], [`config`], [`ids`], [`error`], [`proto`] |
+//!
+//! Start at [`pod`]'s `run.rs` for how a pod is made, at `recover.rs` for what happens on
+//! a restart, at [`flow`] for what happens when a client gives up half-way.
 
+pub mod app;
+pub mod cli;
 pub mod config;
 pub mod container;
 pub mod containerd;
+pub mod cri;
 pub mod error;
 pub mod flow;
 pub mod ids;

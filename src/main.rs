@@ -1,3 +1,7 @@
-//! A CRI server.
+//! The `longshore` binary: see the library's documentation for the map of the crate.
 
-fn main() {}
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    longshore::cli::run()
+}

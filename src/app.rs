@@ -1,0 +1,233 @@
+//! The composition: builds the parts, connects, recovers, serves, drains.
+//!
+//! ```text
+//! parts ─▶ watch containerd ─▶ recover ─▶ bind ─▶ serve ─▶ READY=1 … SIGTERM ─▶ drain
+//! ```
+//! Without a containerd the server serves all the same, after a short wait: Status says
+//! RuntimeReady=false, and everything is loaded once containerd answers (SVC-37).
+
+use std::collections::HashMap;
+use std::os::unix::fs::{FileTypeExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context, bail};
+use tokio::net::{UnixListener, UnixStream};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::UnixListenerStream;
+use tokio_util::sync::CancellationToken;
+use tracing::{info, warn};
+
+use crate::config::{Config, Overrides};
+use crate::container::{self, Containers};
+use crate::containerd::Containerd;
+use crate::cri::Cri;
+use crate::flow::{Flow, Joins};
+use crate::image::Images;
+use crate::io::{Keeper, KeeperOptions};
+use crate::network::Network;
+use crate::pod::{Pods, Recovery};
+use crate::spec::{Features, gather};
+use crate::state::{Paths, Store};
+use crate::telemetry::LogControl;
+
+/// How long the start waits for containerd before it serves without.
+const CONTAINERD_WAIT: Duration = Duration::from_secs(5);
+/// Events that wait for being handled.
+const EVENTS_MAX: usize = 1024;
+/// How long a runtime may take to tell its features.
+const FEATURES_LIMIT: Duration = Duration::from_secs(5);
+
+/// What `longshore serve` was given.
+#[derive(Clone, Debug, Default)]
+pub struct Serve {
+    /// `--config`
+    pub config: Option<PathBuf>,
+    /// The flags over it.
+    pub overrides: Overrides,
+}
+
+/// Runs the server until SIGTERM or SIGINT.
+///
+/// # Errors
+/// What makes the start impossible: the socket is in use, containerd's own plugin is
+/// active, a folder cannot be made.
+pub async fn serve(request: Serve, config: Config, log: LogControl) -> anyhow::Result<()> {
+    let config = Arc::new(config);
+    let stop = CancellationToken::new();
+    let flow = Flow::default();
+    let pods = build(config.clone(), flow.clone()).await?;
+    let background = start_background(&pods, &stop);
+
+    wait_until_known(&pods).await?;
+    let listener = bind(&config.file.server.listen).await?;
+    let cri = Cri::new(pods.clone());
+    let serving = tonic::transport::Server::builder()
+        .add_service(cri.runtime_server())
+        .add_service(cri.image_server())
+        .serve_with_incoming_shutdown(UnixListenerStream::new(listener), stop.clone().cancelled_owned());
+    let serving = tokio::spawn(serving);
+    info!(socket = ?config.file.server.listen, version = env!("CARGO_PKG_VERSION"), "serving");
+    notify(sd_notify::NotifyState::Ready);
+
+    wait_for_end(&request, &pods, &log).await?;
+    notify(sd_notify::NotifyState::Stopping);
+    info!("stopping; pods go on running");
+    let limit = Duration::from_secs(config.file.server.shutdown_timeout_s);
+    // New calls are refused from here on, running ones end or roll back (SVC-36).
+    flow.drain(limit).await;
+    stop.cancel();
+    background.await_end().await;
+    if tokio::time::timeout(limit, serving).await.is_err() {
+        warn!("connections were still open at the end of the shutdown limit");
+    }
+    let _ = std::fs::remove_file(&config.file.server.listen);
+    Ok(())
+}
+
+/// Builds the parts.
+async fn build(config: Arc<Config>, flow: Flow) -> anyhow::Result<Pods> {
+    let file = &config.file;
+    let paths = Paths::new(&file.root, &file.state);
+    for folder in paths.all() {
+        std::fs::create_dir_all(&folder).with_context(|| format!("folder {folder:?}"))?;
+    }
+    let containerd =
+        Containerd::new(&file.containerd.address, &file.containerd.namespace, config.call_timeout())?;
+    let keeper = Keeper::new(std::env::current_exe()?, &file.state, KeeperOptions::default());
+    let host = gather::host(config.restrict_oom_score_adj);
+    if host.restrict_oom_score_adj {
+        info!(lowest = host.oom_score_adj, "OOM score adjustments are not set below the server's own");
+    }
+    let features = features(&config, host.kernel).await;
+    let containers = Containers::new(container::Inner {
+        images: Images::new(containerd.clone(), &config),
+        keeper,
+        store: Arc::new(Store::default()),
+        paths,
+        host,
+        features,
+        flow,
+        creating: Joins::default(),
+        exits: Default::default(),
+        containerd,
+        config: config.clone(),
+    });
+    Ok(Pods::new(containers, Network::new(&config)))
+}
+
+/// Asks every handler's OCI runtime what it can (SVC-20). One that does not tell is
+/// listed without features (SVC-19).
+async fn features(config: &Config, kernel: (u32, u32)) -> HashMap<String, Features> {
+    let mut known = HashMap::new();
+    for handler in &config.handlers {
+        let Some(binary) = &handler.binary else { continue };
+        let asked = tokio::process::Command::new(binary).arg("features").kill_on_drop(true).output();
+        let found = match tokio::time::timeout(FEATURES_LIMIT, asked).await {
+            Ok(Ok(output)) => {
+                gather::parse_features(&output.stdout, kernel).map_err(|error| error.to_string())
+            }
+            Ok(Err(error)) => Err(error.to_string()),
+            Err(_) => Err("no answer in time".to_owned()),
+        };
+        match found {
+            Ok(features) => {
+                known.insert(handler.name.clone(), features);
+            }
+            Err(error) => {
+                info!(handler = handler.name, binary, error, "the OCI runtime does not tell its features")
+            }
+        }
+    }
+    known
+}
+
+/// The tasks that run as long as the server.
+struct Background(Vec<tokio::task::JoinHandle<()>>);
+
+impl Background {
+    async fn await_end(self) {
+        for task in self.0 {
+            let _ = task.await;
+        }
+    }
+}
+
+fn start_background(pods: &Pods, stop: &CancellationToken) -> Background {
+    let (sender, events) = mpsc::channel(EVENTS_MAX);
+    Background(vec![
+        tokio::spawn(pods.containers.containerd.clone().watch(sender, stop.clone())),
+        tokio::spawn(pods.clone().follow(events, stop.clone())),
+        tokio::spawn(pods.network.clone().watch(stop.clone())),
+    ])
+}
+
+/// Waits a while for the recovery, so that the first call finds everything (SVC-04).
+async fn wait_until_known(pods: &Pods) -> anyhow::Result<()> {
+    let mut recovery = pods.recovery();
+    let known = recovery.wait_for(|state| *state != Recovery::Pending);
+    let state = match tokio::time::timeout(CONTAINERD_WAIT, known).await {
+        Ok(state) => state.map(|state| state.clone()).unwrap_or(Recovery::Pending),
+        Err(_) => Recovery::Pending,
+    };
+    match state {
+        Recovery::Done => Ok(()),
+        Recovery::Refused(reason) => bail!("{reason}"),
+        Recovery::Pending => {
+            warn!("containerd is not there yet; serving with RuntimeReady=false until it is");
+            Ok(())
+        }
+    }
+}
+
+/// Binds the CRI socket. A stale one is replaced, a living one never (SVC-02).
+async fn bind(path: &Path) -> anyhow::Result<UnixListener> {
+    if let Some(folder) = path.parent() {
+        std::fs::create_dir_all(folder).with_context(|| format!("folder {folder:?}"))?;
+    }
+    match std::fs::symlink_metadata(path) {
+        Ok(found) if !found.file_type().is_socket() => bail!("{path:?} exists and is not a socket"),
+        Ok(_) => {
+            if UnixStream::connect(path).await.is_ok() {
+                bail!("another server answers on {path:?}");
+            }
+            std::fs::remove_file(path).with_context(|| format!("remove the stale socket {path:?}"))?;
+        }
+        Err(_) => {}
+    }
+    let listener = UnixListener::bind(path).with_context(|| format!("bind {path:?}"))?;
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o660))
+        .with_context(|| format!("permissions of {path:?}"))?;
+    Ok(listener)
+}
+
+/// Waits for SIGTERM or SIGINT; SIGHUP reloads what can be reloaded.
+async fn wait_for_end(request: &Serve, pods: &Pods, log: &LogControl) -> anyhow::Result<()> {
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let mut reload = signal(SignalKind::hangup())?;
+    loop {
+        tokio::select! {
+            _ = terminate.recv() => return Ok(()),
+            _ = interrupt.recv() => return Ok(()),
+            _ = reload.recv() => {
+                pods.network.reload();
+                match Config::load(request.config.as_deref(), &request.overrides) {
+                    Ok(config) => {
+                        log.reload(&config.log);
+                        info!(level = config.log.level, "reloaded: log level and CNI configuration");
+                    }
+                    Err(error) => warn!(%error, "the configuration was not reloaded"),
+                }
+            }
+        }
+    }
+}
+
+fn notify(state: sd_notify::NotifyState<'_>) {
+    if let Err(error) = sd_notify::notify(&[state]) {
+        warn!(%error, "the service manager could not be told");
+    }
+}

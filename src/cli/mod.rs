@@ -1,0 +1,49 @@
+//! The command line: one file a command.
+
+mod config;
+mod keeper;
+mod serve;
+mod version;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+/// A CRI server for Kubernetes nodes on an existing containerd.
+#[derive(Debug, Parser)]
+#[command(name = "longshore", version, about)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Serve the CRI.
+    Serve(serve::Arguments),
+    /// Print or check the configuration.
+    Config(config::Arguments),
+    /// Print the versions of this program and, when they answer, of the server and its containerd.
+    Version(version::Arguments),
+    /// Keep the output of containers (started by the server).
+    #[command(hide = true)]
+    Keeper(keeper::Arguments),
+}
+
+/// Runs the command line.
+#[must_use]
+pub fn run() -> ExitCode {
+    let done = match Arguments::parse().command {
+        Command::Serve(arguments) => serve::run(arguments),
+        Command::Config(arguments) => config::run(arguments),
+        Command::Version(arguments) => version::run(arguments),
+        Command::Keeper(arguments) => keeper::run(arguments),
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("longshore: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
