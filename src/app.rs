@@ -58,7 +58,9 @@ pub async fn serve(request: Serve, config: Config, log: LogControl) -> anyhow::R
     let config = Arc::new(config);
     let stop = CancellationToken::new();
     let flow = Flow::default();
-    let pods = build(config.clone(), flow.clone()).await?;
+    let paths = Paths::new(&config.file.root, &config.file.state);
+    let _root = paths.claim()?;
+    let pods = build(config.clone(), paths, flow.clone()).await?;
     let background = start_background(&pods, &stop);
 
     wait_until_known(&pods).await?;
@@ -88,12 +90,8 @@ pub async fn serve(request: Serve, config: Config, log: LogControl) -> anyhow::R
 }
 
 /// Builds the parts.
-async fn build(config: Arc<Config>, flow: Flow) -> anyhow::Result<Pods> {
+async fn build(config: Arc<Config>, paths: Paths, flow: Flow) -> anyhow::Result<Pods> {
     let file = &config.file;
-    let paths = Paths::new(&file.root, &file.state);
-    for folder in paths.all() {
-        std::fs::create_dir_all(&folder).with_context(|| format!("folder {folder:?}"))?;
-    }
     let containerd =
         Containerd::new(&file.containerd.address, &file.containerd.namespace, config.call_timeout())?;
     let keeper = Keeper::new(std::env::current_exe()?, &file.state, KeeperOptions::default());
@@ -112,6 +110,7 @@ async fn build(config: Arc<Config>, flow: Flow) -> anyhow::Result<Pods> {
         flow,
         creating: Joins::default(),
         exits: Default::default(),
+        deleting: Default::default(),
         containerd,
         config: config.clone(),
     });

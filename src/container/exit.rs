@@ -129,9 +129,12 @@ impl Containers {
 
     async fn delete_exited(&self, container: &Container) -> Result<()> {
         let id = container.id.as_str();
-        match tokio::time::timeout(DELETE_LIMIT, self.containerd.delete_task(id)).await {
-            Ok(Err(error)) if !error.is_not_found() => Err(error),
-            Ok(_) => Ok(()),
+        let deleted = async {
+            let _only = self.deleting.lock(id).await;
+            self.delete_task(id).await
+        };
+        match tokio::time::timeout(DELETE_LIMIT, deleted).await {
+            Ok(result) => result,
             Err(_) => Err(crate::error::deadline(format!("the task of {id} was not deleted in time"))),
         }
     }
@@ -152,23 +155,34 @@ impl Containers {
     /// # Errors
     /// What containerd says when the task does not go.
     pub async fn discard_task(&self, id: &str) -> Result<()> {
-        for attempt in 0..3 {
-            match self.containerd.delete_task(id).await {
-                Ok(_) => return Ok(()),
-                Err(error) if error.is_not_found() => return Ok(()),
-                Err(error) if attempt == 2 || error.kind() == Kind::Unavailable => return Err(error),
-                Err(_) => {}
-            }
-            match self.containerd.kill(id, "", SIGKILL, true).await {
-                Err(error) if error.kind() == Kind::Unavailable => return Err(error),
-                _ => {}
-            }
-            let waited = tokio::time::timeout(DELETE_LIMIT, self.containerd.wait(id, "")).await;
-            if waited.is_err() {
-                return Err(crate::error::deadline(format!("the task of {id} does not end after SIGKILL")));
+        let _only = self.deleting.lock(id).await;
+        match self.containerd.process(id, "").await {
+            // What containerd can no longer ask, it may still have to forget.
+            Err(error) if error.is_not_found() => return self.delete_task(id).await,
+            Ok(process) if process.status == ProcessStatus::Stopped => return self.delete_task(id).await,
+            Err(error) if error.kind() == Kind::Unavailable => return Err(error),
+            _ => {}
+        }
+        let killed = match self.containerd.kill(id, "", SIGKILL, true).await {
+            Err(error) if error.kind() == Kind::Unavailable => return Err(error),
+            other => other,
+        };
+        match tokio::time::timeout(DELETE_LIMIT, self.containerd.wait(id, "")).await {
+            Ok(_) => self.delete_task(id).await,
+            Err(_) => {
+                killed?;
+                Err(crate::error::deadline(format!("the task of {id} does not end after SIGKILL")))
             }
         }
-        Ok(())
+    }
+
+    /// Deletes an ended task. The caller holds `deleting`: of two calls at the same time
+    /// containerd may end neither the shim of the one nor of the other.
+    async fn delete_task(&self, id: &str) -> Result<()> {
+        match self.containerd.delete_task(id).await {
+            Err(error) if !error.is_not_found() => Err(error),
+            _ => Ok(()),
+        }
     }
 
     /// Compares a container with containerd's task (REC-05 … REC-09, REC-18).

@@ -22,7 +22,7 @@ pub use status::{user_of, verbose_info};
 use crate::config::{Config, Handler};
 use crate::containerd::Containerd;
 use crate::error::{Result, precondition};
-use crate::flow::{Flow, Joins};
+use crate::flow::{Flow, Joins, Keyed};
 use crate::ids::ContainerId;
 use crate::image::Images;
 use crate::io::Keeper;
@@ -57,6 +57,8 @@ pub struct Inner {
     pub creating: Joins<ContainerId>,
     /// Ids of containers whose exit is being handled.
     pub exits: Mutex<HashSet<String>>,
+    /// Held, by id, by whoever deletes a task.
+    pub deleting: Keyed,
 }
 
 impl std::ops::Deref for Containers {

@@ -61,6 +61,9 @@ impl Pods {
             let done = if is_known { self.compare_all().await } else { self.recover().await };
             match done {
                 Ok(()) => {
+                    if !is_known && self.containers.config.file.cni.gc {
+                        self.collect_network_garbage().await;
+                    }
                     self.recovery.send_replace(Recovery::Done);
                     return;
                 }
@@ -77,6 +80,15 @@ impl Pods {
                 () = tokio::time::sleep(RECOVER_PAUSE) => {}
                 () = stop.cancelled() => return,
             }
+        }
+    }
+
+    /// Addresses and the like of pods that are not there any more (CNI-23). Before calls
+    /// are served: a pod made meanwhile would not be in the list of the living.
+    async fn collect_network_garbage(&self) {
+        let live: Vec<String> = self.containers.store.pods().iter().map(|pod| pod.id.to_string()).collect();
+        if let Err(error) = self.network.collect_garbage(&live).await {
+            warn!(%error, "the CNI plugins' garbage was not all collected");
         }
     }
 

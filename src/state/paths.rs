@@ -1,7 +1,12 @@
 //! Where things are on disk (COX-09): the built-in plugin's layout below two folders.
 
+use std::fs::File;
 use std::path::{Path, PathBuf};
 
+use rustix::fs::{FlockOperation, flock};
+use rustix::io::Errno;
+
+use crate::error::{Context, Result, already_exists};
 use crate::ids::{ContainerId, PodId};
 
 /// The two folders.
@@ -16,6 +21,27 @@ impl Paths {
     #[must_use]
     pub fn new(root: &Path, state: &Path) -> Paths {
         Paths { root: root.to_owned(), state: state.to_owned() }
+    }
+
+    /// Makes the folders, and holds the root until the file is dropped: two servers with one
+    /// root would roll back each other's pods. Blocks.
+    ///
+    /// # Errors
+    /// AlreadyExists while another server holds it, else the file system's.
+    pub fn claim(&self) -> Result<File> {
+        for folder in self.all() {
+            std::fs::create_dir_all(&folder).context(|| format!("make folder {folder:?}"))?;
+        }
+        let path = self.root.join("lock");
+        let file = File::options().write(true).create(true).truncate(false).open(&path);
+        let file = file.context(|| format!("open lock file {path:?}"))?;
+        match flock(&file, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => Ok(file),
+            Err(Errno::WOULDBLOCK) => {
+                Err(already_exists(format!("another server uses the folder {:?} (--root)", self.root)))
+            }
+            Err(error) => Err(error).context(|| format!("lock {path:?}")),
+        }
     }
 
     /// The volatile folder.
@@ -57,5 +83,22 @@ impl Paths {
     #[must_use]
     pub fn container_state(&self, id: &ContainerId) -> PathBuf {
         self.state.join("containers").join(id.as_str())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::error::Kind;
+
+    #[test]
+    fn a_root_has_one_server_at_a_time() {
+        let dir = tempfile::tempdir().expect("folder");
+        let paths = Paths::new(&dir.path().join("root"), &dir.path().join("state"));
+        let held = paths.claim().expect("free");
+        let error = paths.claim().expect_err("held");
+        assert_eq!(error.kind(), Kind::AlreadyExists);
+        drop(held);
+        paths.claim().expect("free again");
     }
 }
