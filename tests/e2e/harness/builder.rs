@@ -1,0 +1,140 @@
+//! How a node comes to be.
+
+use std::sync::Arc;
+
+use serde_json::Value;
+
+use super::cni;
+use super::containerd::{Containerd, Plugin, search_path};
+use super::cri::Cri;
+use super::images::REGISTRY;
+use super::longshore::Longshore;
+use super::node::{Node, Parts};
+use super::place::Place;
+use super::registry::Registry;
+
+/// Which CRI server a node has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Server {
+    Longshore,
+    /// containerd's own plugin: what holds for it holds for every server, which is how
+    /// the tests themselves are tested.
+    BuiltIn,
+}
+
+impl Server {
+    /// The one that the environment asks for.
+    pub(crate) fn from_env() -> Server {
+        match std::env::var("LONGSHORE_TEST_SERVER").as_deref() {
+            Ok("built-in") => Server::BuiltIn,
+            Ok("longshore" | "") | Err(_) => Server::Longshore,
+            Ok(other) => panic!("LONGSHORE_TEST_SERVER={other:?} is neither longshore nor built-in"),
+        }
+    }
+}
+
+/// A node to be started.
+pub(crate) struct Builder {
+    server: Server,
+    settings: Vec<String>,
+    list: Option<Value>,
+    plugins: Vec<(String, String)>,
+    has_containerd: bool,
+    uses_plugin_folders: bool,
+}
+
+impl Builder {
+    pub(crate) fn new(server: Server) -> Builder {
+        Builder {
+            server,
+            settings: Vec::new(),
+            list: Some(cni::bridge()),
+            plugins: Vec::new(),
+            has_containerd: true,
+            uses_plugin_folders: false,
+        }
+    }
+
+    /// Lays TOML over longshore's configuration; see [`Place::fill`] for what may stand in
+    /// braces.
+    pub(crate) fn config(mut self, text: &str) -> Builder {
+        self.settings.push(text.to_owned());
+        self
+    }
+
+    /// Another CNI network list than [`cni::bridge`].
+    pub(crate) fn cni(mut self, list: Value) -> Builder {
+        self.list = Some(list);
+        self
+    }
+
+    /// No CNI configuration.
+    pub(crate) fn no_cni(mut self) -> Builder {
+        self.list = None;
+        self
+    }
+
+    /// A further CNI plugin, or another one of that name: a script with its `#!`.
+    pub(crate) fn plugin(mut self, name: &str, script: &str) -> Builder {
+        self.plugins.push((name.to_owned(), script.to_owned()));
+        self
+    }
+
+    /// containerd is not started; the test does so when it is time.
+    pub(crate) fn containerd_absent(mut self) -> Builder {
+        self.has_containerd = false;
+        self
+    }
+
+    /// longshore works in the folders of containerd's plugin, so that each can take over
+    /// the other's pods.
+    pub(crate) fn plugin_folders(mut self) -> Builder {
+        self.uses_plugin_folders = true;
+        self
+    }
+
+    /// Starts it, and waits until pods can be run, as far as the parts are there.
+    pub(crate) async fn start(self) -> Node {
+        let place = Arc::new(Place::new());
+        cni::prepare(&place, self.list.as_ref(), &self.plugins);
+        let registry = Registry::shared();
+        let hosts = place.path("certs").join(REGISTRY);
+        std::fs::create_dir_all(&hosts).expect("a folder");
+        std::fs::write(hosts.join("hosts.toml"), registry.hosts()).expect("a file");
+
+        let containerd = Containerd::new(&place);
+        let mut settings = self.settings;
+        if self.uses_plugin_folders {
+            let (root, state) = containerd.plugin_folders();
+            let text = format!("root = {root:?}\nstate = {state:?}\n[cni]\ncache_dir = \"/var/lib/cni\"\n");
+            settings.insert(0, text);
+        }
+        let longshore = match self.server {
+            Server::BuiltIn => None,
+            Server::Longshore => {
+                let path = search_path(containerd.binary());
+                Some(Longshore::new(&place, &containerd.socket(), path, &settings))
+            }
+        };
+        let cri = match &longshore {
+            Some(longshore) => longshore.cri().clone(),
+            None => Cri::new(&containerd.socket(), &place),
+        };
+        // From here on, whatever fails is cleaned up.
+        let node = Node::new(Parts { place, containerd, longshore, registry, cri });
+        let plugin = if self.server == Server::BuiltIn { Plugin::Enabled } else { Plugin::Disabled };
+        if self.has_containerd {
+            node.containerd().start_with(plugin).await;
+        }
+        if self.server == Server::Longshore {
+            node.longshore().start().await;
+        }
+        if self.has_containerd {
+            node.wait_until_answers().await;
+        }
+        if self.has_containerd && self.list.is_some() {
+            node.wait_until_network_ready().await;
+        }
+        node
+    }
+}

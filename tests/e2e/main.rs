@@ -1,0 +1,10 @@
+//! The server as a process against real parts: containerd, runc, CNI plugins, a registry.
+//!
+//! `core` holds what every CRI server must show; it runs against containerd's own plugin
+//! too (`LONGSHORE_TEST_SERVER=built-in`), which proves the tests. [`harness`] makes the
+//! nodes, and says which variables change them.
+
+#[allow(dead_code, unused_imports)] // offers more than the tests use today
+mod harness;
+
+mod smoke;
