@@ -7,4 +7,9 @@
 #[allow(dead_code, unused_imports)] // offers more than the tests use today
 mod harness;
 
+mod command;
+mod faults;
+mod load;
+mod neighbours;
+mod restart;
 mod smoke;

@@ -178,6 +178,11 @@ pub(crate) struct Container {
 }
 
 impl Container {
+    /// The same container, as another server has it.
+    pub(crate) fn through(&self, cri: &Cri) -> Container {
+        Container { cri: cri.clone(), ..self.clone() }
+    }
+
     pub(crate) async fn start(&self) -> Result<(), Status> {
         let request = cri::StartContainerRequest { container_id: self.id.clone() };
         self.cri.runtime().start_container(request).await.map(drop)
