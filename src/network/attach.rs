@@ -218,6 +218,7 @@ impl Inner {
             // Plugins are told that it is gone by an empty path.
             let alive = netns.filter(|path| sys::netns::is_alive(path));
             let netns = alive.and_then(|path| path.into_os_string().into_string().ok());
+            cache.remove_unfinished(&id)?;
             Ok((cache.of(&id)?, netns.unwrap_or_default()))
         })
         .await?;

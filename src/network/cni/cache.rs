@@ -12,6 +12,7 @@
 //! loaded at that time ([`Found::Broken`]).
 
 use std::io::{ErrorKind, Read, Write};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use base64::Engine;
@@ -117,29 +118,43 @@ impl Cache {
     /// # Errors
     /// The file system's.
     pub(crate) fn write(&self, entry: &Entry) -> Result<()> {
+        let unfinished =
+            self.results.join(format!("{}{}", unfinished_prefix(&entry.container_id), entry.if_name));
         let write = || {
-            let mut builder = tempfile::Builder::new();
-            // libcni skips what does not hold the sandbox's id between dashes.
-            builder.prefix(".longshore");
-            let mut file = match builder.tempfile_in(&self.results) {
+            let bytes = serde_json::to_vec(entry).map_err(std::io::Error::other)?;
+            let mut options = std::fs::OpenOptions::new();
+            options.write(true).create(true).truncate(true).mode(0o600);
+            let mut file = match options.open(&unfinished) {
                 Err(error) if error.kind() == ErrorKind::NotFound => {
                     self.create_folder()?;
-                    builder.tempfile_in(&self.results)?
+                    options.open(&unfinished)?
                 }
                 file => file?,
             };
-            file.write_all(&serde_json::to_vec(entry).map_err(std::io::Error::other)?)?;
-            file.persist(self.results.join(entry.file_name())).map_err(|error| error.error)?;
-            Ok::<_, std::io::Error>(())
+            file.write_all(&bytes)?;
+            std::fs::rename(&unfinished, self.results.join(entry.file_name()))
         };
-        // The temporary file's random name must not get into an event (ERR-10).
-        write().map_err(|error| without_path(&error)).context(|| {
+        write().inspect_err(|_| drop(std::fs::remove_file(&unfinished))).context(|| {
             format!("write the attachment to network {:?} in {:?}", entry.network_name, self.results)
         })
     }
 
+    /// Deletes what a write of an attachment of `id` that was cut off has left.
+    ///
+    /// # Errors
+    /// The file system's.
+    pub(crate) fn remove_unfinished(&self, id: &str) -> Result<()> {
+        let prefix = unfinished_prefix(id);
+        let Ok(entries) = std::fs::read_dir(&self.results) else { return Ok(()) };
+        for entry in entries.flatten() {
+            if entry.file_name().to_string_lossy().starts_with(&prefix) {
+                self.remove_path(&entry.path())?;
+            }
+        }
+        Ok(())
+    }
+
     fn create_folder(&self) -> std::io::Result<()> {
-        use std::os::unix::fs::DirBuilderExt;
         std::fs::DirBuilder::new().recursive(true).mode(0o700).create(&self.results)
     }
 
@@ -231,6 +246,12 @@ impl Found {
     }
 }
 
+/// How files begin that are written and not renamed yet: hidden from us and, since they do
+/// not hold the sandbox's id between dashes, from libcni.
+fn unfinished_prefix(id: &str) -> String {
+    format!(".longshore.{id}.")
+}
+
 /// Reads an entry; None if the file has just gone.
 fn read(path: &Path) -> Result<Option<Entry>> {
     let file = match std::fs::File::open(path) {
@@ -241,14 +262,6 @@ fn read(path: &Path) -> Result<Option<Entry>> {
     file.take(FILE_BYTES_MAX).read_to_end(&mut bytes)?;
     let entry: Entry = serde_json::from_slice(&bytes).map_err(|error| invalid(error.to_string()))?;
     entry.check().map(Some)
-}
-
-/// The error without the path that `tempfile` adds.
-fn without_path(error: &std::io::Error) -> std::io::Error {
-    match error.raw_os_error().or_else(|| rustix::io::Errno::from_io_error(error).map(|e| e.raw_os_error())) {
-        Some(code) => std::io::Error::from_raw_os_error(code),
-        None => error.kind().into(),
-    }
 }
 
 fn nullable<'de, T: Default + Deserialize<'de>, D: Deserializer<'de>>(from: D) -> Result<T, D::Error> {
@@ -402,11 +415,26 @@ mod tests {
     }
 
     #[test]
-    fn errors_do_not_hold_random_names() {
+    fn a_write_that_was_cut_off_is_not_seen_and_can_be_removed() {
+        let directory = tempfile::tempdir().expect("a folder");
+        let cache = Cache::new(directory.path());
+        cache.write(&entry("net", ID, "eth0")).expect("written");
+        let cut = cache.results.join(format!("{}eth1", unfinished_prefix(ID)));
+        let other = cache.results.join(format!("{}eth1", unfinished_prefix("other")));
+        for path in [&cut, &other] {
+            std::fs::write(path, "{").expect("written");
+        }
+        assert_eq!(cache.of(ID).expect("readable").len(), 1);
+        cache.remove_unfinished(ID).expect("removed");
+        assert!(!cut.exists() && other.exists());
+        assert_eq!(cache.of(ID).expect("readable").len(), 1);
+    }
+
+    #[test]
+    fn a_write_that_fails_names_the_network() {
         let directory = tempfile::tempdir().expect("a folder");
         std::fs::write(directory.path().join("results"), "").expect("a file in the way");
         let error = Cache::new(directory.path()).write(&entry("net", ID, "eth0")).expect_err("no folder");
-        assert!(!error.message().contains(".longshore"), "{error}");
         assert!(error.message().contains("\"net\""), "{error}");
     }
 }
