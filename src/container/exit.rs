@@ -16,7 +16,7 @@ use crate::error::{Kind, Result};
 use crate::flow::lock;
 use crate::proto::cri::{ContainerState, NamespaceMode};
 use crate::state::Container;
-use crate::state::container::UNKNOWN_CODE;
+use crate::state::container::{Status, UNKNOWN_CODE, now};
 
 /// How long the search for an OOM kill may take.
 const OOM_LIMIT: Duration = Duration::from_secs(2);
@@ -62,7 +62,10 @@ impl Containers {
         }
     }
 
-    async fn handle_exit(&self, container: &Container, exit: Exit) -> Result<()> {
+    async fn handle_exit(&self, container: &Container, mut exit: Exit) -> Result<()> {
+        if exit.at == 0 {
+            exit.at = now();
+        }
         let mut status = container.watch();
         // A start that is under way records itself first.
         let _ = status.wait_for(|status| !status.starting).await;
@@ -81,6 +84,9 @@ impl Containers {
                 Err(error) => warn!(container = %container.id, %error, "the output was not drained"),
             }
         };
+        // First the file: once the task is gone nobody else knows the code.
+        let reason = if oom { "OOMKilled" } else { "" };
+        let stored = container.store_end(exit, reason).await;
         let deleted = self.delete_exited(container);
         tokio::pin!(deleted);
         // With a pid namespace of its own every process of the container is dead by now;
@@ -94,22 +100,22 @@ impl Containers {
             if early.is_some() {
                 self.keeper.drained(container.id.as_str(), drain_limit).await.ok();
             }
-            self.show_end(container, exit, oom).await;
+            self.show_end(container, exit, reason, stored).await;
             match early {
                 Some(result) => result,
                 None => deleted.await,
             }
         } else {
             let (result, ()) = tokio::join!(deleted, drained);
-            self.show_end(container, exit, oom).await;
+            self.show_end(container, exit, reason, stored).await;
             result
         };
         self.close_output(container).await;
         result
     }
 
-    async fn show_end(&self, container: &Container, exit: Exit, oom: bool) {
-        container.end(exit, if oom { "OOMKilled" } else { "" }).await;
+    async fn show_end(&self, container: &Container, exit: Exit, reason: &str, stored: Option<Status>) {
+        container.end(exit, reason, stored).await;
         let reason = container.status().shown_reason();
         info!(container = %container.id, code = exit.code, reason, "container exited");
     }
@@ -179,9 +185,14 @@ impl Containers {
     /// Deletes an ended task. The caller holds `deleting`: of two calls at the same time
     /// containerd may end neither the shim of the one nor of the other.
     async fn delete_task(&self, id: &str) -> Result<()> {
-        match self.containerd.delete_task(id).await {
-            Err(error) if !error.is_not_found() => Err(error),
-            _ => Ok(()),
+        let error = match self.containerd.delete_task(id).await {
+            Err(error) if !error.is_not_found() => error,
+            _ => return Ok(()),
+        };
+        // The shim may have ended meanwhile, and with it the task.
+        match self.containerd.process(id, "").await {
+            Err(gone) if gone.is_not_found() => Ok(()),
+            _ => Err(error),
         }
     }
 
@@ -212,7 +223,7 @@ impl Containers {
         }
         warn!(container = %container.id, "the task of a running container is gone");
         let code = u32::try_from(UNKNOWN_CODE).unwrap_or_default();
-        container.end(Exit { code, at: 0 }, "Unknown").await;
+        container.end(Exit { code, at: 0 }, "Unknown", None).await;
         self.close_output(container).await;
     }
 }

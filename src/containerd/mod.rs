@@ -18,6 +18,7 @@ mod events;
 mod images;
 mod introspection;
 mod leases;
+mod shims;
 mod snapshots;
 mod tasks;
 mod wire;
@@ -73,6 +74,8 @@ pub enum Link {
 #[derive(Clone)]
 pub struct Containerd {
     wire: Wire,
+    address: Arc<Path>,
+    namespace: Arc<str>,
     link: Arc<watch::Sender<Link>>,
     call_timeout: Duration,
 }
@@ -85,10 +88,11 @@ impl Containerd {
     /// InvalidArgument for a namespace that cannot stand in a header.
     pub fn new(address: &Path, namespace: &str, call_timeout: Duration) -> Result<Containerd> {
         let address = Arc::<Path>::from(address);
+        let socket = address.clone();
         let connector = tower::service_fn(move |_: http::Uri| {
-            let address = address.clone();
+            let socket = socket.clone();
             async move {
-                let stream = tokio::net::UnixStream::connect(&*address).await?;
+                let stream = tokio::net::UnixStream::connect(&*socket).await?;
                 Ok::<_, std::io::Error>(hyper_util::rt::TokioIo::new(stream))
             }
         });
@@ -98,6 +102,8 @@ impl Containerd {
             .connect_with_connector_lazy(connector);
         Ok(Containerd {
             wire: Wire::new(channel, namespace)?,
+            address,
+            namespace: namespace.into(),
             link: Arc::new(watch::Sender::new(Link::Down("not connected yet".into()))),
             call_timeout,
         })

@@ -1,5 +1,6 @@
 //! What containerd tells: exits, OOM kills, changed images, and that it is back.
 
+use std::collections::HashSet;
 use std::time::Duration;
 
 use tokio::sync::mpsc;
@@ -10,6 +11,7 @@ use super::{Pods, Recovery};
 use crate::containerd::{Event, ProcessStatus};
 use crate::error::Result;
 use crate::flow::lock;
+use crate::proto::cri::ContainerState;
 use crate::state::Pod;
 use std::sync::Arc;
 
@@ -17,6 +19,10 @@ use std::sync::Arc;
 const EARLY_EXITS_MAX: usize = 1024;
 /// The namespace of containerd's own CRI plugin.
 const BUILTIN_NAMESPACE: &str = "k8s.io";
+/// When lost shims are looked for after the start: containerd takes a moment to give up
+/// the calls of a killed server.
+const LOST_SHIM_PAUSES: [Duration; 3] =
+    [Duration::from_millis(200), Duration::from_secs(2), Duration::from_secs(10)];
 /// Pause between attempts to recover while containerd answers.
 const RECOVER_PAUSE: Duration = Duration::from_millis(500);
 
@@ -58,15 +64,9 @@ impl Pods {
                 return;
             }
             let is_known = *self.recovery.borrow() == Recovery::Done;
-            let done = if is_known { self.compare_all().await } else { self.recover().await };
+            let done = if is_known { self.compare_all().await } else { self.load(stop).await };
             match done {
-                Ok(()) => {
-                    if !is_known && self.containers.config.file.cni.gc {
-                        self.collect_network_garbage().await;
-                    }
-                    self.recovery.send_replace(Recovery::Done);
-                    return;
-                }
+                Ok(()) => return,
                 // Gone again: the next connection starts over.
                 Err(error)
                     if matches!(self.containers.containerd.link(), crate::containerd::Link::Down(_)) =>
@@ -89,6 +89,43 @@ impl Pods {
         let live: Vec<String> = self.containers.store.pods().iter().map(|pod| pod.id.to_string()).collect();
         if let Err(error) = self.network.collect_garbage(&live).await {
             warn!(%error, "the CNI plugins' garbage was not all collected");
+        }
+    }
+
+    /// Loads everything; from then on calls are served.
+    async fn load(&self, stop: &CancellationToken) -> Result<()> {
+        let known = self.recover().await?;
+        if self.containers.config.file.cni.gc {
+            self.collect_network_garbage().await;
+        }
+        self.recovery.send_replace(Recovery::Done);
+        tokio::spawn(self.clone().end_lost_shims(known, stop.clone()));
+        Ok(())
+    }
+
+    /// Shims that containerd lost when the last server was killed in the middle of a call.
+    /// Only those of pods and containers of then, and only while these do not run.
+    async fn end_lost_shims(self, known: HashSet<String>, stop: CancellationToken) {
+        let store = &self.containers.store;
+        let is_lost = |id: &str| {
+            let pod_runs = || store.pod(id).is_ok_and(|pod| pod.status().ready);
+            let container_may_run = || {
+                store
+                    .container(id)
+                    .is_ok_and(|container| container.state() != ContainerState::ContainerExited)
+            };
+            !pod_runs() && !container_may_run()
+        };
+        for pause in LOST_SHIM_PAUSES {
+            tokio::select! {
+                () = tokio::time::sleep(pause) => {}
+                () = stop.cancelled() => return,
+            }
+            for id in known.iter().filter(|id| is_lost(id)) {
+                if let Err(error) = self.containers.containerd.end_lost_shim(id).await {
+                    debug!(%error, "a lost shim could not be looked for");
+                }
+            }
         }
     }
 

@@ -8,6 +8,7 @@
 use std::collections::{HashMap, HashSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use tracing::{info, warn};
 
@@ -26,13 +27,15 @@ use crate::state::record::{self, CREATING_LABEL};
 use crate::state::{Container, Pod, checkpoint, pod};
 
 const SIGKILL: u32 = 9;
+/// How long containerd may take to give up the calls of a server that was killed.
+const SETTLE_PAUSE: Duration = Duration::from_secs(1);
 
 impl Pods {
-    /// Loads everything.
+    /// Loads everything, and gives the ids of all pods and containers that had a record.
     ///
     /// # Errors
     /// When containerd's lists could not be read; then nothing was changed.
-    pub(super) async fn recover(&self) -> Result<()> {
+    pub(super) async fn recover(&self) -> Result<HashSet<String>> {
         let containerd = &self.containers.containerd;
         let of_kind = |kind: &str| [format!("labels.\"{KIND_LABEL}\"=={kind}")];
         let (sandboxes, containers) = (
@@ -66,7 +69,7 @@ impl Pods {
         let (pods, containers) =
             (self.containers.store.pods().len(), self.containers.store.containers().len());
         info!(pods, containers, "recovered");
-        Ok(())
+        Ok(known)
     }
 
     /// A pod from its record: READY exactly if pause runs (REC-04).
@@ -191,11 +194,8 @@ impl Pods {
                     let id = container.id.as_str();
                     let containerd = &this.containers.containerd;
                     if containerd.kill(id, &exec_id, SIGKILL, false).await.is_ok() {
-                        let _ = tokio::time::timeout(
-                            std::time::Duration::from_secs(10),
-                            containerd.wait(id, &exec_id),
-                        )
-                        .await;
+                        let _ = tokio::time::timeout(Duration::from_secs(10), containerd.wait(id, &exec_id))
+                            .await;
                     }
                     if let Err(error) = containerd.delete_exec(id, &exec_id).await {
                         warn!(container = id, %error, "an exec of the last server was not deleted");
@@ -240,7 +240,14 @@ impl Pods {
                 info!(pod = %pod.id, name = pod.name, "rolling back a pod sandbox that was cut off");
                 let worker = this.clone();
                 let id = pod.id.clone();
-                let removed = this.containers.flow.detach(async move { worker.remove_pod(&pod).await }).await;
+                let removed = async move {
+                    worker.stop(pod.id.as_str()).await?;
+                    // containerd may still be giving up what the killed server had asked of
+                    // it; until that is over the record must stay.
+                    tokio::time::sleep(SETTLE_PAUSE).await;
+                    worker.remove(pod.id.as_str()).await
+                };
+                let removed = removed.await;
                 if let Err(error) = removed {
                     warn!(pod = %id, %error, "a cut-off pod sandbox could not be rolled back");
                 }

@@ -57,6 +57,7 @@ impl Pods {
         let containerd = &self.containers.containerd;
         let id = pod.id.as_str();
         self.containers.discard_task(id).await?;
+        containerd.end_lost_shim(id).await?;
         let snapshotter = match containerd.container(id).await {
             Ok(record) => record.snapshotter,
             Err(error) if error.is_not_found() => self

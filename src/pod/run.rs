@@ -241,7 +241,11 @@ impl Pods {
         }
         {
             let (containers, id) = (self.containers.clone(), id.clone());
-            resources.push("task", move || async move { containers.discard_task(id.as_str()).await });
+            resources.push("task", move || async move {
+                containers.discard_task(id.as_str()).await?;
+                // A call that ran into its limit may have cost containerd the shim.
+                containers.containerd.end_lost_shim(id.as_str()).await
+            });
         }
         let pid = self.network_and_task(creation, network, stage).await?;
         Ok((created_at, pid))

@@ -231,13 +231,39 @@ impl Container {
         result
     }
 
+    /// Stores the end without showing it, before anything that knows of it elsewhere goes:
+    /// a server that is killed in between finds it. `exit` must have its time. Gives what
+    /// was stored, for [`Container::end`].
+    pub async fn store_end(&self, exit: Exit, reason: &str) -> Option<Status> {
+        let _changing = self.changing.lock().await;
+        let status = self.ended_by(exit, reason)?;
+        match self.save(&status).await {
+            Ok(()) => Some(status),
+            Err(error) => {
+                error!(container = %self.id, %error, "the exit could not be stored");
+                None
+            }
+        }
+    }
+
     /// Records the end. The first one counts (CTR-44). It is published even when the file
     /// cannot be written, since somebody may wait for it; the log then says so.
-    pub async fn end(&self, exit: Exit, reason: &str) {
+    pub async fn end(&self, exit: Exit, reason: &str, stored: Option<Status>) {
         let _changing = self.changing.lock().await;
+        let Some(status) = self.ended_by(exit, reason) else { return };
+        if stored.as_ref() != Some(&status)
+            && let Err(error) = self.save(&status).await
+        {
+            error!(container = %self.id, %error, "the exit could not be stored");
+        }
+        self.status.send_replace(status);
+    }
+
+    /// The status after `exit`; none if there was an end before.
+    fn ended_by(&self, exit: Exit, reason: &str) -> Option<Status> {
         let mut status = self.status();
         if status.finished_at != 0 {
-            return;
+            return None;
         }
         status.finished_at = if exit.at > 0 { exit.at.max(status.started_at) } else { now() };
         status.exit_code = i32::try_from(exit.code).unwrap_or(UNKNOWN_CODE);
@@ -246,10 +272,7 @@ impl Container {
         if !reason.is_empty() {
             reason.clone_into(&mut status.reason);
         }
-        if let Err(error) = self.save(&status).await {
-            error!(container = %self.id, %error, "the exit could not be stored");
-        }
-        self.status.send_replace(status);
+        Some(status)
     }
 
     async fn save(&self, status: &Status) -> Result<()> {
@@ -310,8 +333,8 @@ mod tests {
             .await
             .expect("stored");
         assert_eq!(container.state(), ContainerState::ContainerRunning);
-        container.end(Exit { code: 137, at: 3 }, "OOMKilled").await;
-        container.end(Exit { code: 0, at: 9 }, "").await;
+        container.end(Exit { code: 137, at: 3 }, "OOMKilled", None).await;
+        container.end(Exit { code: 0, at: 9 }, "", None).await;
         let status = container.status();
         assert_eq!((status.exit_code, status.finished_at), (137, 3));
         assert_eq!(status.shown_reason(), "OOMKilled");
@@ -332,7 +355,7 @@ mod tests {
                 .is_err()
         );
         assert_eq!(container.state(), ContainerState::ContainerCreated);
-        container.end(Exit { code: 1, at: 2 }, "").await;
+        container.end(Exit { code: 1, at: 2 }, "", None).await;
         assert_eq!(container.status().shown_reason(), "Error");
     }
 
@@ -347,7 +370,7 @@ mod tests {
             })
             .await
             .expect("stored");
-        container.end(Exit { code: 0, at: 5 }, "").await;
+        container.end(Exit { code: 0, at: 5 }, "", None).await;
         assert_eq!(container.status().finished_at, 10);
         assert_eq!(container.status().shown_reason(), "Completed");
     }

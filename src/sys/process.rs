@@ -46,3 +46,28 @@ fn status_mask(field: &str) -> u64 {
         })
         .unwrap_or(0)
 }
+
+/// Whether a process has children. Reads all of /proc: for what happens seldom.
+#[must_use]
+pub fn has_children(pid: u32) -> bool {
+    let parent_of = |status: String| {
+        let line = status.lines().find_map(|line| line.strip_prefix("PPid:"))?;
+        line.trim().parse::<u32>().ok()
+    };
+    let entries = std::fs::read_dir("/proc").into_iter().flatten().flatten();
+    entries
+        .filter_map(|entry| std::fs::read_to_string(entry.path().join("status")).ok())
+        .any(|status| parent_of(status) == Some(pid))
+}
+
+/// Sends SIGKILL.
+///
+/// # Errors
+/// The kernel's reason.
+pub fn kill(pid: u32) -> crate::error::Result<()> {
+    use crate::error::Context;
+    let target = i32::try_from(pid).ok().and_then(rustix::process::Pid::from_raw);
+    let target = target.ok_or_else(|| crate::error::invalid(format!("{pid} is no process id")))?;
+    let killed = rustix::process::kill_process(target, rustix::process::Signal::KILL);
+    killed.context(|| format!("kill process {pid}"))
+}
