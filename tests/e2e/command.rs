@@ -140,7 +140,8 @@ async fn sighup_reloads_the_log_level() {
     .await;
     std::fs::write(&file, "version = 9").expect("a file");
     node.longshore().hup();
-    wait_until("a warning", async || node.longshore().log().contains("the configuration was not reloaded")).await;
+    wait_until("a warning", async || node.longshore().log().contains("the configuration was not reloaded"))
+        .await;
     node.version().await.expect("it goes on");
     node.finish().await;
 }

@@ -38,8 +38,7 @@ fn let_go(node: &Node) {
 async fn a_plugin_that_fails_is_quoted_and_leaves_nothing() {
     let script = "#!/bin/sh\n[ \"$CNI_COMMAND\" = ADD ] || exit 0\n\
                   echo '{\"cniVersion\":\"1.0.0\",\"code\":11,\"msg\":\"out of ropes\",\"details\":\"ask the mate\"}'\nexit 1\n";
-    let node =
-        Node::with(Server::Longshore).cni(list_with("broken")).plugin("broken", script).start().await;
+    let node = Node::with(Server::Longshore).cni(list_with("broken")).plugin("broken", script).start().await;
     let error = node.pod("a").run().await.err().expect("no network");
     for part in ["broken", "out of ropes", "ask the mate"] {
         assert!(error.message().contains(part), "{error:?}");
@@ -144,7 +143,8 @@ async fn bad_requests_are_refused_with_the_right_code() {
     assert_eq!(empty.expect_err("no config").code(), Code::InvalidArgument);
 
     let pod = node.pod("real").run().await.expect("a pod");
-    let code = async |container: crate::harness::ContainerBuilder| container.create().await.err().expect("refused");
+    let code =
+        async |container: crate::harness::ContainerBuilder| container.create().await.err().expect("refused");
     let missing = code(pod.container("a").config(|config| {
         config.image.get_or_insert_default().image = format!("sha256:{}", "0".repeat(64));
     }));
@@ -194,7 +194,8 @@ async fn the_network_configuration_is_read_while_the_server_runs() {
     node.wait_until_network_ready().await;
     let pod = node.pod("a").run().await.expect("a pod");
     std::fs::remove_file(&file).expect("removed");
-    wait_until("NetworkReady=false", async || !node.condition("NetworkReady").await.expect("an answer")).await;
+    wait_until("NetworkReady=false", async || !node.condition("NetworkReady").await.expect("an answer"))
+        .await;
     // What was added with it is deleted with it, from the cache.
     pod.remove().await.expect("removed");
     node.finish().await;

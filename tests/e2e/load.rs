@@ -100,7 +100,8 @@ async fn kills_at_any_moment_lose_and_leave_nothing() {
     println!("{} pods lived whole lives between {KILLS} kills", ended.load(Ordering::Relaxed));
     // Every exit is known: no container is in a state that nobody saw.
     for container in node.containers().await.expect("containers") {
-        let status = node.container_status(&container.id, false).await.expect("an answer").status.expect("a status");
+        let status =
+            node.container_status(&container.id, false).await.expect("an answer").status.expect("a status");
         assert_ne!(status.reason, "Unknown", "{status:?}");
         assert_ne!(status.state, ContainerState::ContainerUnknown as i32, "{status:?}");
     }

@@ -99,7 +99,8 @@ async fn a_running_container_and_its_log_go_on_through_a_kill() {
 #[tokio::test]
 async fn a_restart_finds_everything_as_it_was() {
     let node = node().await;
-    let pod = node.pod("a").labels([("tier", "front")]).annotations([("note", "x")]).run().await.expect("a pod");
+    let pod =
+        node.pod("a").labels([("tier", "front")]).annotations([("note", "x")]).run().await.expect("a pod");
     let stopped = node.pod("stopped").run().await.expect("a pod");
     stopped.stop().await.expect("stopped");
     let host = node.pod("host").host_network().run().await.expect("a pod");
@@ -227,11 +228,17 @@ async fn containerd_may_go_away_and_come_back() {
     let process = pid(&ends).await;
 
     node.containerd().kill().await;
-    wait_until("RuntimeReady=false", async || !node.condition("RuntimeReady").await.expect("an answer")).await;
+    wait_until("RuntimeReady=false", async || !node.condition("RuntimeReady").await.expect("an answer"))
+        .await;
     let status = node.status(false).await.expect("an answer").status.expect("a status");
-    let runtime = status.conditions.iter().find(|condition| condition.r#type == "RuntimeReady").expect("listed");
+    let runtime =
+        status.conditions.iter().find(|condition| condition.r#type == "RuntimeReady").expect("listed");
     assert_eq!(runtime.reason, "ContainerdUnavailable");
-    assert!(runtime.message.contains("c.sock") || runtime.message.contains("containerd"), "{}", runtime.message);
+    assert!(
+        runtime.message.contains("c.sock") || runtime.message.contains("containerd"),
+        "{}",
+        runtime.message
+    );
     node.version().await.expect("Version answers");
     // Lists and states are known still.
     assert_eq!(node.pods().await.expect("pods").len(), 1);
