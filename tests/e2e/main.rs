@@ -7,7 +7,9 @@
 #[allow(dead_code, unused_imports)] // offers more than the tests use today
 mod harness;
 
+mod choices;
 mod command;
+mod core;
 mod faults;
 mod load;
 mod neighbours;

@@ -7,17 +7,12 @@ use serde_json::{Value, json};
 
 use super::place::Place;
 
-/// The name of the network, from which the libcni cache files have theirs.
-pub(crate) fn network_name(place: &Place) -> String {
-    format!("net-{}", place.bridge())
-}
-
 /// A bridge with addresses from a /24 of the node's own: what a node gets that asks for
 /// nothing else. A test may take it and change it; see [`Place::fill`] for the braces.
 pub(crate) fn bridge() -> Value {
     json!({
         "cniVersion": "0.4.0",
-        "name": "net-{bridge}",
+        "name": "{name}",
         "plugins": [{
             "type": "bridge",
             "bridge": "{bridge}",

@@ -166,7 +166,7 @@ impl ContainerBuilder {
 }
 
 /// A container that was created.
-#[derive(Clone)]
+#[derive(Clone, Debug)]
 pub(crate) struct Container {
     /// Its id.
     pub(crate) id: String,

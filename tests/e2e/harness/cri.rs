@@ -1,6 +1,7 @@
 //! A client of a CRI server: the generated clients, and the calls that tests make most.
 
 use std::collections::HashMap;
+use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
@@ -36,6 +37,12 @@ struct Shared {
     pods: AtomicU32,
     /// Ids of images by reference, of those that are there.
     images: Mutex<HashMap<String, String>>,
+}
+
+impl fmt::Debug for Cri {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Cri").field(&self.shared.socket).finish()
+    }
 }
 
 impl Cri {

@@ -13,7 +13,7 @@ use tonic::Request;
 
 use super::containerd::Containerd;
 use super::place::Place;
-use super::{PAUSE, cni, procfs};
+use super::{PAUSE, procfs};
 
 /// How long what was removed may take to vanish: shims end, and interfaces go, a little
 /// later than the calls.
@@ -52,7 +52,8 @@ impl Traces<'_> {
         let ports = Path::new("/sys/class/net").join(self.place.bridge()).join("brif");
         all("interface", procfs::names(&ports));
         all("address", self.leases());
-        all("CNI cache", self.cni_cache());
+        let results = self.place.cni_results(&self.cni_cache.join("results")).into_iter();
+        all("CNI cache", results.map(|file| file.display().to_string()).collect());
         all("shim", self.shims());
         all("mount", self.mounts());
         all("cgroup", self.cgroups());
@@ -91,19 +92,6 @@ impl Traces<'_> {
         let leases =
             networks.iter().flat_map(|network| procfs::names(&self.place.path("cni/ipam").join(network)));
         leases.filter(|name| name.parse::<std::net::IpAddr>().is_ok()).collect()
-    }
-
-    /// Files of libcni that are about this place's networks: by name, or because they
-    /// name a namespace in it.
-    fn cni_cache(&self) -> Vec<String> {
-        let results = self.cni_cache.join("results");
-        let network = cni::network_name(self.place);
-        let folder = format!("{}/", self.place.folder().display());
-        let is_ours = |name: &String| {
-            name.starts_with(&network)
-                || std::fs::read_to_string(results.join(name)).is_ok_and(|text| text.contains(&folder))
-        };
-        procfs::names(&results).into_iter().filter(is_ours).collect()
     }
 
     fn shims(&self) -> Vec<String> {

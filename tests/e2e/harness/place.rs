@@ -12,6 +12,8 @@ use super::slot::Slot;
 
 /// Programs that a node starts and that name its folder in their command line.
 const PROGRAMS: [&str; 5] = ["longshore", "containerd", "containerd-shim", "runc", "crun"];
+/// Where the CRI plugin has the files of libcni, and only there.
+const CNI_RESULTS: &str = "/var/lib/cni/results";
 /// How long the processes of a node may take to vanish after SIGKILL.
 const END_LIMIT: Duration = Duration::from_secs(10);
 /// The longest path of a folder that leaves room for sockets (107 bytes).
@@ -70,12 +72,25 @@ impl Place {
 
     /// The parent of its pods' cgroups, below the root of each hierarchy.
     pub(crate) fn cgroup(&self) -> String {
-        format!("/{}", cgroup(&self.folder))
+        format!("/{}", self.name())
     }
 
-    /// `text` with what is in braces filled in: folder, bridge, network, subnet, cgroup.
+    /// Its name, which no other place ever has: that of its CNI network, too.
+    pub(crate) fn name(&self) -> String {
+        name(&self.folder)
+    }
+
+    /// Files of libcni in `results` that are about its networks: by name, or because they
+    /// name a namespace in its folder.
+    pub(crate) fn cni_results(&self, results: &Path) -> Vec<PathBuf> {
+        cni_results(&self.folder, results)
+    }
+
+    /// `text` with what is in braces filled in: folder, name, bridge, network (three bytes of
+    /// an address), subnet, cgroup.
     pub(crate) fn fill(&self, text: &str) -> String {
         text.replace("{folder}", &self.folder.display().to_string())
+            .replace("{name}", &self.name())
             .replace("{bridge}", &self.bridge())
             .replace("{subnet}", &format!("{}.0/24", self.network()))
             .replace("{network}", &self.network())
@@ -108,12 +123,12 @@ fn is_name(folder: &Path) -> bool {
     folder.is_absolute() && name.is_some_and(|name| name.starts_with("ls-"))
 }
 
-fn cgroup(folder: &Path) -> String {
+fn name(folder: &Path) -> String {
     folder.file_name().unwrap_or_default().to_string_lossy().into_owned()
 }
 
 fn cgroup_folders(folder: &Path) -> Vec<PathBuf> {
-    let folders = procfs::cgroup_roots().into_iter().map(|root| root.join(cgroup(folder)));
+    let folders = procfs::cgroup_roots().into_iter().map(|root| root.join(name(folder)));
     folders.filter(|folder| folder.is_dir()).collect()
 }
 
@@ -126,6 +141,16 @@ fn processes(folder: &Path) -> Vec<Running> {
             && process.arguments.iter().any(|argument| argument.contains(&below))
     });
     all
+}
+
+fn cni_results(folder: &Path, results: &Path) -> Vec<PathBuf> {
+    let (network, below) = (format!("{}-", name(folder)), format!("{}/", folder.display()));
+    let mut files = procfs::names(results);
+    files.retain(|file| {
+        file.starts_with(&network)
+            || std::fs::read_to_string(results.join(file)).is_ok_and(|text| text.contains(&below))
+    });
+    files.into_iter().map(|file| results.join(file)).collect()
 }
 
 /// Ends and removes all that is or was in a place: its processes, those in its cgroups,
@@ -144,6 +169,9 @@ fn remove(folder: &Path, bridge: &str) {
     }
     if Path::new("/sys/class/net").join(bridge).exists() {
         let _ = Command::new("ip").args(["link", "delete", bridge]).status();
+    }
+    for file in cni_results(folder, Path::new(CNI_RESULTS)) {
+        let _ = std::fs::remove_file(file);
     }
     for cgroup in cgroup_folders(folder) {
         for inner in procfs::folders_below(&cgroup).iter().rev() {

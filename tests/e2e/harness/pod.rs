@@ -60,9 +60,10 @@ impl PodBuilder {
         self
     }
 
+    /// On the host's network; the kubelet gives no hostname then.
     pub(crate) fn host_network(mut self) -> PodBuilder {
         self.namespaces().network = NamespaceMode::Node as i32;
-        self
+        self.hostname("")
     }
 
     pub(crate) fn labels<K: Into<String>, V: Into<String>>(
@@ -168,7 +169,7 @@ impl PodBuilder {
 }
 
 /// A pod that was run.
-#[derive(Clone)]
+#[derive(Clone, Debug)]
 pub(crate) struct Pod {
     /// Its id.
     pub(crate) id: String,
