@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use anyhow::{Context, bail};
 use tokio::net::{UnixListener, UnixStream};
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::UnixListenerStream;
 use tokio_util::sync::CancellationToken;
@@ -55,6 +55,8 @@ pub struct Serve {
 /// What makes the start impossible: the socket is in use, containerd's own plugin is
 /// active, a folder cannot be made.
 pub async fn serve(request: Serve, config: Config, log: LogControl) -> anyhow::Result<()> {
+    // First of all: a signal that comes while the server starts must not kill it.
+    let mut signals = Signals::new()?;
     let config = Arc::new(config);
     let stop = CancellationToken::new();
     let flow = Flow::default();
@@ -74,7 +76,7 @@ pub async fn serve(request: Serve, config: Config, log: LogControl) -> anyhow::R
     info!(socket = ?config.file.server.listen, version = env!("CARGO_PKG_VERSION"), "serving");
     notify(sd_notify::NotifyState::Ready);
 
-    wait_for_end(&request, &pods, &log).await?;
+    signals.wait_for_end(&request, &pods, &log).await;
     notify(sd_notify::NotifyState::Stopping);
     info!("stopping; pods go on running");
     let limit = Duration::from_secs(config.file.server.shutdown_timeout_s);
@@ -202,26 +204,42 @@ async fn bind(path: &Path) -> anyhow::Result<UnixListener> {
     Ok(listener)
 }
 
-/// Waits for SIGTERM or SIGINT; SIGHUP reloads what can be reloaded.
-async fn wait_for_end(request: &Serve, pods: &Pods, log: &LogControl) -> anyhow::Result<()> {
-    let mut terminate = signal(SignalKind::terminate())?;
-    let mut interrupt = signal(SignalKind::interrupt())?;
-    let mut reload = signal(SignalKind::hangup())?;
-    loop {
-        tokio::select! {
-            _ = terminate.recv() => return Ok(()),
-            _ = interrupt.recv() => return Ok(()),
-            _ = reload.recv() => {
-                pods.network.reload();
-                match Config::load(request.config.as_deref(), &request.overrides) {
-                    Ok(config) => {
-                        log.reload(&config.log);
-                        info!(level = config.log.level, "reloaded: log level and CNI configuration");
-                    }
-                    Err(error) => warn!(%error, "the configuration was not reloaded"),
-                }
+/// What the process is told from outside.
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+    reload: Signal,
+}
+
+impl Signals {
+    fn new() -> std::io::Result<Signals> {
+        Ok(Signals {
+            terminate: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+            reload: signal(SignalKind::hangup())?,
+        })
+    }
+
+    /// Waits for SIGTERM or SIGINT; SIGHUP reloads what can be reloaded.
+    async fn wait_for_end(&mut self, request: &Serve, pods: &Pods, log: &LogControl) {
+        loop {
+            tokio::select! {
+                _ = self.terminate.recv() => return,
+                _ = self.interrupt.recv() => return,
+                _ = self.reload.recv() => reload(request, pods, log),
             }
         }
+    }
+}
+
+fn reload(request: &Serve, pods: &Pods, log: &LogControl) {
+    pods.network.reload();
+    match Config::load(request.config.as_deref(), &request.overrides) {
+        Ok(config) => {
+            log.reload(&config.log);
+            info!(level = config.log.level, "reloaded: log level and CNI configuration");
+        }
+        Err(error) => warn!(%error, "the configuration was not reloaded"),
     }
 }
 

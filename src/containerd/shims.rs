@@ -21,13 +21,13 @@ use tokio::net::UnixStream;
 use tracing::{debug, info};
 
 use super::Containerd;
-use crate::error::{Context, Result};
+use crate::error::{Context, Result, deadline};
 use crate::sys::process;
 
 /// Where shims have their sockets, whatever containerd's own folders are.
 const SOCKETS: &str = "/run/containerd/s";
-/// How long a shim may take to answer.
-const LIMIT: Duration = Duration::from_secs(2);
+/// How long a shim may take to end.
+const LIMIT: Duration = Duration::from_secs(10);
 /// How often a task that is about to die is tried to be deleted.
 const DELETE_PAUSE: Duration = Duration::from_millis(50);
 const DELETE_TRIES: usize = 10;
@@ -95,22 +95,29 @@ struct Kill {
 
 impl Containerd {
     /// Ends the task `id` and its shim, if there is a shim that containerd has no task of.
-    /// Costs next to nothing where there is none. That a shim is not reached is no error.
+    /// Costs next to nothing where there is none.
     ///
     /// # Errors
-    /// Those of containerd.
+    /// Those of containerd; DeadlineExceeded if the shim goes on.
     pub async fn end_lost_shim(&self, id: &str) -> Result<()> {
         let Some(path) = self.shim_socket(id) else { return Ok(()) };
         match self.process(id, "").await {
             Err(error) if error.is_not_found() => {}
             other => return other.map(drop),
         }
-        match tokio::time::timeout(LIMIT, shut_down(&path, id)).await {
-            Ok(Ok(())) => info!(shim = id, "ended a shim that containerd had lost"),
-            Ok(Err(error)) => debug!(shim = id, %error, "a lost shim was not reached"),
-            Err(_) => debug!(shim = id, "a lost shim does not end"),
+        let talked = tokio::time::timeout(LIMIT, shut_down(&path, id)).await;
+        // Nobody listens any more: what is left is a name.
+        if UnixStream::connect(&path).await.is_err() {
+            let _ = std::fs::remove_file(&path);
+            info!(shim = id, "ended a shim that containerd had lost");
+            return Ok(());
         }
-        Ok(())
+        let left = || format!("end the shim of {id}, which containerd has lost");
+        match talked {
+            Ok(talked) => talked.context(left)?,
+            Err(_) => return Err(deadline("it does not end")).context(left),
+        }
+        Err(deadline("it goes on")).context(left)
     }
 
     /// The socket of the shim of a task, as long as it is there.
@@ -150,7 +157,7 @@ async fn shut_down(path: &Path, id: &str) -> Result<()> {
             }
             if !deleted {
                 let pid = Connected::decode(connected.as_slice()).map_err(std::io::Error::other)?.shim_pid;
-                kill_idle(path, pid, id);
+                kill_idle(pid, id);
             }
             shim.call(service, "Shutdown", &task).await?;
             // With it, its connections end.
@@ -171,16 +178,15 @@ async fn shut_down(path: &Path, id: &str) -> Result<()> {
     }
 }
 
-/// Kills the shim of `id` unless it has processes, and takes its socket away.
-fn kill_idle(path: &Path, pid: u32, id: &str) {
+/// Kills the shim of `id` unless it has processes.
+fn kill_idle(pid: u32, id: &str) {
     let line = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
     let is_it = line.split(|byte| *byte == 0).any(|argument| argument == id.as_bytes());
     if !is_it || process::has_children(pid) {
         return;
     }
-    match process::kill(pid) {
-        Ok(()) => drop(std::fs::remove_file(path)),
-        Err(error) => debug!(shim = id, pid, %error, "a lost shim was not killed"),
+    if let Err(error) = process::kill(pid) {
+        debug!(shim = id, pid, %error, "a lost shim was not killed");
     }
 }
 

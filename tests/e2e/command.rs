@@ -166,14 +166,15 @@ async fn the_service_manager_is_told_when_it_is_ready() {
         .arg(own("state"))
         .env("NOTIFY_SOCKET", folder.join("n.sock"))
         .stdout(std::process::Stdio::null())
-        .stderr(std::process::Stdio::null())
+        .stderr(std::fs::File::create(own("log")).expect("a file"))
         .spawn()
         .expect("longshore starts");
     let mut told = Vec::new();
     let mut message = [0; 1000];
     for want in ["READY=1", "STOPPING=1"] {
         let received = tokio::time::timeout(crate::harness::LIMIT, manager.recv(&mut message)).await;
-        let length = received.expect("in time").expect("a message");
+        let log = || std::fs::read_to_string(own("log")).unwrap_or_default();
+        let length = received.unwrap_or_else(|_| panic!("no {want}:\n{}", log())).expect("a message");
         told.push(text(&message[..length]).trim().to_owned());
         assert!(told.iter().any(|line| line.contains(want)), "{told:?}");
         if want == "READY=1" {

@@ -39,7 +39,7 @@ async fn a_plugin_that_fails_is_quoted_and_leaves_nothing() {
     let script = "#!/bin/sh\n[ \"$CNI_COMMAND\" = ADD ] || exit 0\n\
                   echo '{\"cniVersion\":\"1.0.0\",\"code\":11,\"msg\":\"out of ropes\",\"details\":\"ask the mate\"}'\nexit 1\n";
     let node = Node::with(Server::Longshore).cni(list_with("broken")).plugin("broken", script).start().await;
-    let error = node.pod("a").run().await.err().expect("no network");
+    let error = node.pod("a").run().await.expect_err("no network");
     for part in ["broken", "out of ropes", "ask the mate"] {
         assert!(error.message().contains(part), "{error:?}");
     }
@@ -55,7 +55,7 @@ async fn a_pod_that_cannot_be_undone_stays_listed_until_it_can_be_removed() {
     let script = "#!/bin/sh\n[ \"$CNI_COMMAND\" = DEL ] && [ -e {folder}/better ] && exit 0\n\
                   echo '{\"cniVersion\":\"1.0.0\",\"code\":11,\"msg\":\"nothing works\"}'\nexit 1\n";
     let node = Node::with(Server::Longshore).cni(list_with("broken")).plugin("broken", script).start().await;
-    node.pod("a").run().await.err().expect("no network");
+    node.pod("a").run().await.expect_err("no network");
     let pods = node.pods().await.expect("pods");
     assert_eq!(pods.len(), 1);
     assert_eq!(pods[0].state, 1, "NOTREADY");
@@ -70,7 +70,7 @@ async fn a_pod_that_cannot_be_undone_stays_listed_until_it_can_be_removed() {
 async fn a_runtime_that_fails_leaves_nothing() {
     let config = "[runtime.handlers.broken.options]\nBinaryName = \"{folder}/no-such-runtime\"\n";
     let node = Node::with(Server::Longshore).config(config).start().await;
-    let error = node.pod("a").handler("broken").run().await.err().expect("no runtime");
+    let error = node.pod("a").handler("broken").run().await.expect_err("no runtime");
     assert!(error.message().contains("no-such-runtime"), "{error:?}");
     assert!(node.pods().await.expect("pods").is_empty());
     node.pod("a").run().await.expect("a pod").remove().await.expect("removed");
@@ -129,7 +129,7 @@ async fn a_pod_whose_client_went_away_is_finished() {
 #[tokio::test]
 async fn bad_requests_are_refused_with_the_right_code() {
     let node = Node::with(Server::Longshore).start().await;
-    let code = async |pod: crate::harness::PodBuilder| pod.run().await.err().expect("refused").code();
+    let code = async |pod: crate::harness::PodBuilder| pod.run().await.expect_err("refused").code();
     let pod = |name: &str| node.pod(name);
     assert_eq!(code(pod("a").config(|config| config.metadata = None)).await, Code::InvalidArgument);
     assert_eq!(code(pod("a").namespace("")).await, Code::InvalidArgument);
@@ -144,7 +144,7 @@ async fn bad_requests_are_refused_with_the_right_code() {
 
     let pod = node.pod("real").run().await.expect("a pod");
     let code =
-        async |container: crate::harness::ContainerBuilder| container.create().await.err().expect("refused");
+        async |container: crate::harness::ContainerBuilder| container.create().await.expect_err("refused");
     let missing = code(pod.container("a").config(|config| {
         config.image.get_or_insert_default().image = format!("sha256:{}", "0".repeat(64));
     }));
@@ -173,7 +173,7 @@ async fn a_log_that_cannot_be_opened_fails_the_start() {
     // Either is fine: the folder is made with the pod, or with its first log.
     if let Ok(pod) = pod {
         let started = pod.container("a").forever().run().await;
-        let error = started.err().expect("no log");
+        let error = started.expect_err("no log");
         assert!(error.message().contains("below"), "{error:?}");
         pod.remove().await.expect("removed");
     }
@@ -187,7 +187,7 @@ async fn a_log_that_cannot_be_opened_fails_the_start() {
 async fn the_network_configuration_is_read_while_the_server_runs() {
     let node = Node::with(Server::Longshore).no_cni().start().await;
     assert!(!node.condition("NetworkReady").await.expect("an answer"));
-    let error = node.pod("a").run().await.err().expect("no network");
+    let error = node.pod("a").run().await.expect_err("no network");
     assert!(error.message().contains("cni"), "{error:?}");
     let file = cni::conf_dir(node.place()).join("10-late.conflist");
     cni::write_conf(&file, &node.place().fill(&cni::bridge().to_string()));

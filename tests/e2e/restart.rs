@@ -138,7 +138,7 @@ async fn a_name_stays_taken_through_a_restart() {
     node.longshore().kill().await;
     node.longshore().start().await;
     let error = node.pod("a").uid(&pod.config.metadata.clone().expect("metadata").uid).run().await;
-    let error = error.err().expect("the name is taken");
+    let error = error.expect_err("the name is taken");
     assert!(error.message().contains(&pod.id), "{error:?}");
     pod.remove().await.expect("removed");
     node.finish().await;
@@ -242,7 +242,7 @@ async fn containerd_may_go_away_and_come_back() {
     node.version().await.expect("Version answers");
     // Lists and states are known still.
     assert_eq!(node.pods().await.expect("pods").len(), 1);
-    let error = node.pod("b").run().await.err().expect("no containerd");
+    let error = node.pod("b").run().await.expect_err("no containerd");
     assert_eq!(error.code(), tonic::Code::Unavailable, "{error:?}");
     std::fs::write(gate.join("go"), "").expect("a file");
     wait_until_gone(process).await;
