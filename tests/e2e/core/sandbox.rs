@@ -71,7 +71,7 @@ async fn namespace_options_come_back_as_given() {
 #[tokio::test]
 async fn the_verbose_status_holds_process_spec_and_network() {
     let node = Node::start().await;
-    let pod = node.pod("verbose").run().await.expect("a pod");
+    let pod = node.pod("verbose").handler("runc").run().await.expect("a pod");
     let info = pod.info().await;
     let pid = info["pid"].as_u64().expect("a pid");
     assert!(std::path::Path::new(&format!("/proc/{pid}")).exists());

@@ -34,7 +34,7 @@ async fn resolv_conf_is_made_from_the_dns_config() {
             "search a.test b.test\nnameserver 10.0.0.10\nnameserver 10.0.0.11\noptions ndots:5 rotate",
         ),
         (Some(some), "nameserver 10.0.0.10"),
-        (Some(DnsConfig::default()), if is_plugin_before(&node, 2, 0) { host.trim_end() } else { "" }),
+        (Some(DnsConfig::default()), if is_plugin_before(&node, 1, 7) { host.trim_end() } else { "" }),
         (None, host.trim_end()),
     ] {
         let pod = node.pod("dns").config(|config| config.dns_config = dns).run().await.expect("a pod");

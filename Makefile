@@ -1,0 +1,31 @@
+# The commands of this repository; the work is in the scripts.
+
+CARGO ?= cargo
+
+.PHONY: build check test test-matrix demo bench
+
+build:
+	$(CARGO) build --release --locked
+
+# Format, lints, layers, audit of the dependencies.
+check:
+	tests/setup.sh
+	$(CARGO) fmt --check
+	$(CARGO) clippy --all-targets --locked -- -D warnings
+	$(CARGO) test --locked --test layers --test deps
+
+# All tests, on this machine's containerd.
+test:
+	tests/run.sh
+
+# The end-to-end tests on containerd 1.6, 1.7 and 2.x; SUITE=core for a part of them.
+test-matrix:
+	tests/matrix.sh $(SUITE)
+
+demo:
+	deploy/demo.sh
+
+# Every lifecycle call beside containerd's own plugin.
+bench:
+	tests/setup.sh
+	$(CARGO) bench --locked
