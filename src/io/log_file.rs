@@ -3,11 +3,12 @@
 //! A reader of the file never sees half an entry for longer than a system call takes:
 //! one `write` carries many whole ones (LOG-09), and when the disk takes only a part
 //! before it is full, what stands there of the torn entry is cut off again. Where that
-//! is impossible, the next successful write ends the torn line first (LOG-10).
+//! is impossible, the next successful write ends the torn line first (LOG-10). So it does
+//! with what a keeper that was killed in the middle of a write has left at the end.
 
 use std::fs::{DirBuilder, File, OpenOptions};
 use std::io::{ErrorKind, Seek, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt};
 use std::path::Path;
 
 use crate::error::{Context, Result};
@@ -15,8 +16,19 @@ use crate::error::{Context, Result};
 /// An open log file.
 pub(super) struct LogFile {
     file: File,
-    /// Whether the file ends in the middle of an entry.
-    is_torn: bool,
+    end: End,
+}
+
+/// How the file ends.
+#[derive(Clone, Copy, PartialEq)]
+enum End {
+    /// To be looked at before the first write, and not when it is opened: the file may
+    /// still be written to then, through the descriptor that this one replaces.
+    Unknown,
+    /// With a whole entry, or it is empty.
+    Whole,
+    /// In the middle of one.
+    Torn,
 }
 
 /// What a failed write has cost.
@@ -39,7 +51,7 @@ impl LogFile {
     pub(super) fn open(path: &Path) -> Result<LogFile> {
         // Non-blocking: were it a FIFO, neither this nor a write may wait for a reader.
         let mut options = OpenOptions::new();
-        options.append(true).create(true).mode(0o640).custom_flags(libc::O_NONBLOCK);
+        options.read(true).append(true).create(true).mode(0o640).custom_flags(libc::O_NONBLOCK);
         let opened = options.open(path).or_else(|error| match (error.kind(), path.parent()) {
             (ErrorKind::NotFound, Some(parent)) => {
                 DirBuilder::new().recursive(true).mode(0o755).create(parent)?;
@@ -48,7 +60,7 @@ impl LogFile {
             _ => Err(error),
         });
         let file = opened.context(|| format!("open log file {path:?}"))?;
-        Ok(LogFile { file, is_torn: false })
+        Ok(LogFile { file, end: End::Unknown })
     }
 
     /// Appends `entries`, which are whole.
@@ -56,18 +68,33 @@ impl LogFile {
     /// # Errors
     /// What was lost; the file ends with an entry, or knows that it does not.
     pub(super) fn write(&mut self, entries: &[u8]) -> Result<(), Loss> {
-        if self.is_torn {
+        if self.end == End::Unknown {
+            self.end = self.look();
+        }
+        if self.end == End::Torn {
             match write_all(&mut self.file, b"\n") {
-                Ok(()) => self.is_torn = false,
+                Ok(()) => self.end = End::Whole,
                 Err((_, error)) => return Err(Loss::of(entries, error)),
             }
         }
         let Err((done, error)) = write_all(&mut self.file, entries) else { return Ok(()) };
         let whole = memchr::memrchr(b'\n', &entries[..done]).map_or(0, |at| at + 1);
-        if done > whole {
-            self.is_torn = self.cut_off((done - whole) as u64).is_none();
+        if done > whole && self.cut_off((done - whole) as u64).is_none() {
+            self.end = End::Torn;
         }
         Err(Loss::of(&entries[whole..], error))
+    }
+
+    /// What is at the end of the file, which nobody else writes to.
+    fn look(&self) -> End {
+        let mut last = [0];
+        // Whatever is not a file, or cannot be read, has no end to be mended.
+        let length = self.file.metadata().ok().filter(|metadata| metadata.is_file()).map(|file| file.len());
+        let at = length.and_then(|length| length.checked_sub(1));
+        match at.map(|at| self.file.read_exact_at(&mut last, at)) {
+            Some(Ok(())) if last != *b"\n" => End::Torn,
+            _ => End::Whole,
+        }
     }
 
     /// Removes the last `bytes` of the file if they are what this wrote last.
@@ -98,4 +125,54 @@ fn write_all(file: &mut File, bytes: &[u8]) -> Result<(), (usize, std::io::Error
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(path: &Path) -> String {
+        std::fs::read_to_string(path).expect("it is there")
+    }
+
+    fn append(path: &Path, entries: &str) {
+        let mut file = LogFile::open(path).expect("opened");
+        for entry in entries.split_inclusive('\n') {
+            file.write(entry.as_bytes()).expect("written");
+        }
+    }
+
+    #[test]
+    fn an_entry_that_a_killed_keeper_has_torn_is_ended_first() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("0.log");
+        std::fs::write(&path, "whole\nto").expect("written");
+        append(&path, "next\nlast\n");
+        assert_eq!(read(&path), "whole\nto\nnext\nlast\n");
+        // There is nothing to mend in a whole file, nor in an empty one.
+        append(&path, "on\n");
+        assert_eq!(read(&path), "whole\nto\nnext\nlast\non\n");
+        let empty = folder.path().join("1.log");
+        append(&empty, "first\n");
+        assert_eq!(read(&empty), "first\n");
+    }
+
+    #[test]
+    fn a_file_that_is_written_to_while_it_is_opened_is_looked_at_later() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("0.log");
+        let mut old = File::create(&path).expect("made");
+        old.write_all(b"ha").expect("written");
+        let mut new = LogFile::open(&path).expect("opened");
+        old.write_all(b"lf\n").expect("written");
+        new.write(b"next\n").expect("written");
+        assert_eq!(read(&path), "half\nnext\n");
+    }
+
+    #[test]
+    fn what_is_not_written_is_counted() {
+        let mut file = LogFile::open(Path::new("/dev/full")).expect("opened");
+        let loss = file.write(b"one\ntwo\n").expect_err("it is full");
+        assert_eq!((loss.entries, loss.bytes, loss.error.kind()), (2, 8, ErrorKind::StorageFull));
+    }
 }
