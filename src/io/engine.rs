@@ -11,28 +11,31 @@
 //! entries in its own memory and appends them with one `write`, for a fair share before
 //! the others have their turn. So a burst costs four system calls however many lines it
 //! has. Nothing that a log file does stops the reading (LOG-10): what cannot be written is
-//! counted and forgotten.
+//! counted and forgotten. A disk that takes its time is another matter: it holds up the
+//! container, whose pipe fills, and one worker.
 //!
-//! Everything here is blocking and has no clock but the streams' rests; who waits for
-//! what is the business of [`super::keeper`].
+//! Everything here is blocking and has no clock but the streams' rests ([`super::rest`]);
+//! who waits for what is the business of [`super::keeper`].
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::HashMap;
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
-use std::time::Instant;
 
-use rustix::event::{EventfdFlags, Timespec, epoll, eventfd};
+use rustix::event::{EventfdFlags, epoll, eventfd};
+use tracing::error;
 
 use super::fifo;
+use super::gate::Gate;
 use super::line::{LINE_BYTES_CAP, Stream};
 use super::log_file::LogFile;
 use super::output::Output;
 use super::protocol::{ContainerIo, KeptIo};
-use super::source::{Buffers, Pass, Source, State, Turn};
+use super::rest::Resting;
+use super::source::{Buffers, Common, LargePipes, Pass, Source, State, Turn};
 use crate::error::{Context, Result, not_found};
 use crate::flow::lock;
 
@@ -42,11 +45,13 @@ const READ_BYTES: usize = 256 << 10;
 const LAST_READ_BYTES: usize = 64 << 10;
 /// epoll's mark of the event that ends the workers.
 const STOP: u64 = 0;
+/// epoll's mark of the timer of streams that rest; those of streams come after it.
+const RESTED: u64 = 1;
 /// Readable or hung up, told to one worker once.
 const ARMED: epoll::EventFlags = epoll::EventFlags::IN.union(epoll::EventFlags::ONESHOT);
 
 /// Moves container output. Dropping it ends the workers; what is in the FIFOs stays there.
-pub struct Engine {
+pub(super) struct Engine {
     shared: Arc<Shared>,
     workers: Vec<JoinHandle<()>>,
 }
@@ -60,6 +65,8 @@ struct Shared {
     /// Open streams by their mark in the epoll.
     sources: Mutex<HashMap<u64, Arc<Source>>>,
     next_mark: AtomicU64,
+    resting: Resting<Source>,
+    large_pipes: Arc<LargePipes>,
 }
 
 /// A container whose output is moved.
@@ -71,26 +78,28 @@ struct Container {
     stdin: Mutex<Option<OwnedFd>>,
 }
 
-/// Streams that are left alone until a time, in that order.
-type Resting = VecDeque<(Instant, Arc<Source>)>;
-
 impl Engine {
     /// Starts `workers` threads.
     ///
     /// # Errors
     /// Those of the system: no descriptors, no threads.
-    pub fn start(workers: usize) -> Result<Engine> {
+    pub(super) fn start(workers: usize) -> Result<Engine> {
         let shared = Arc::new(Shared {
             epoll: epoll::create(epoll::CreateFlags::CLOEXEC).context(|| "make an epoll")?,
             stop: new_event()?,
             changed: Arc::new(new_event()?),
             containers: Mutex::default(),
             sources: Mutex::default(),
-            next_mark: AtomicU64::new(STOP + 1),
+            next_mark: AtomicU64::new(RESTED + 1),
+            resting: Resting::new()?,
+            large_pipes: Arc::new(LargePipes::new()),
         });
         let stop = epoll::EventData::new_u64(STOP);
         epoll::add(&shared.epoll, &shared.stop, stop, epoll::EventFlags::IN)
             .context(|| "watch an eventfd")?;
+        let (rested, edge) =
+            (epoll::EventData::new_u64(RESTED), epoll::EventFlags::IN | epoll::EventFlags::ET);
+        epoll::add(&shared.epoll, shared.resting.timer(), rested, edge).context(|| "watch a timer")?;
         let mut engine = Engine { shared, workers: Vec::new() };
         for number in 0..workers.max(1) {
             let shared = engine.shared.clone();
@@ -110,7 +119,7 @@ impl Engine {
     ///
     /// # Errors
     /// What could not be opened, with its path (CTR-17). Nothing is left open then.
-    pub fn add(&self, io: ContainerIo) -> Result<()> {
+    pub(super) fn add(&self, io: ContainerIo) -> Result<()> {
         if let Some(old) = self.shared.container(&io.id) {
             if old.is_same(&io) {
                 return Ok(());
@@ -122,9 +131,11 @@ impl Engine {
         let fifos = || fifos.iter().filter_map(|(stream, path)| Some((*stream, (*path)?)));
         let changed = self.shared.changed.clone();
         let output = Arc::new(Output::new(&io.id, file, io.line_bytes_max, fifos().count(), changed));
+        let large_pipes = self.shared.large_pipes.clone();
+        let common = Common { output: output.clone(), gate: Arc::new(Gate::new()), large_pipes };
         let sources = fifos().map(|(stream, path)| {
             let mark = self.shared.next_mark.fetch_add(1, Ordering::Relaxed);
-            Source::open(mark, stream, path, io.started, &output).map(Arc::new)
+            Source::open((mark, stream), path, io.started, &common).map(Arc::new)
         });
         let sources = sources.collect::<Result<Vec<_>>>()?;
         let stdin = Mutex::new(io.stdin.as_deref().map(fifo::open_writer).transpose()?);
@@ -137,7 +148,7 @@ impl Engine {
     ///
     /// # Errors
     /// NotFound; those of the file system, and then the old file stays in use.
-    pub fn reopen(&self, id: &str) -> Result<()> {
+    pub(super) fn reopen(&self, id: &str) -> Result<()> {
         let container = self.shared.known(id)?;
         if let Some(path) = &container.io.log_path {
             container.output.switch_to(LogFile::open(path)?);
@@ -149,14 +160,14 @@ impl Engine {
     ///
     /// # Errors
     /// NotFound.
-    pub fn close_stdin(&self, id: &str) -> Result<()> {
+    pub(super) fn close_stdin(&self, id: &str) -> Result<()> {
         lock(&self.shared.known(id)?.stdin).take();
         Ok(())
     }
 
     /// Forgets a container, after a last look into its FIFOs; an unfinished line is
     /// written as `P`. One that is not known is fine.
-    pub fn remove(&self, id: &str) {
+    pub(super) fn remove(&self, id: &str) {
         let Some(container) = lock(&self.shared.containers).remove(id) else { return };
         for source in &container.sources {
             source.leave();
@@ -169,39 +180,47 @@ impl Engine {
             if state.fd.is_some() {
                 let buffers = buffers.get_or_insert_with(new_buffers);
                 source.turn(&mut state, buffers, Pass::Last);
-                self.shared.end(source, &mut state, buffers);
+                source.end(&mut state, &mut source.output.sink(), buffers);
             }
         }
     }
 
     /// All containers, in no order.
-    #[must_use]
-    pub fn list(&self) -> Vec<KeptIo> {
+    pub(super) fn list(&self) -> Vec<KeptIo> {
         lock(&self.shared.containers).values().map(|container| container.output.describe()).collect()
     }
 
+    /// Containers that have lost output, and how many entries of it.
+    pub(super) fn losses(&self) -> Vec<KeptIo> {
+        let containers = lock(&self.shared.containers);
+        let lossy = containers.values().filter(|container| container.output.lost_entries() > 0);
+        lossy.map(|container| container.output.describe()).collect()
+    }
+
     /// One container.
-    #[must_use]
-    pub fn get(&self, id: &str) -> Option<KeptIo> {
+    pub(super) fn get(&self, id: &str) -> Option<KeptIo> {
         self.shared.container(id).map(|container| container.output.describe())
     }
 
     /// How many containers there are.
-    #[must_use]
-    pub fn len(&self) -> usize {
+    pub(super) fn len(&self) -> usize {
         lock(&self.shared.containers).len()
     }
 
     /// Whether there is none.
-    #[must_use]
-    pub fn is_empty(&self) -> bool {
+    pub(super) fn is_empty(&self) -> bool {
         self.len() == 0
+    }
+
+    /// How many containers need somebody: those whose output has not ended, or whose
+    /// input is held open.
+    pub(super) fn open_len(&self) -> usize {
+        lock(&self.shared.containers).values().filter(|container| container.is_open()).count()
     }
 
     /// An eventfd that becomes readable when a container has drained, and when one has
     /// lost output for the first time.
-    #[must_use]
-    pub fn changed(&self) -> BorrowedFd<'_> {
+    pub(super) fn changed(&self) -> BorrowedFd<'_> {
         self.shared.changed.as_fd()
     }
 }
@@ -221,6 +240,10 @@ impl Container {
         let is_equal = ContainerIo { started: self.io.started, ..io.clone() } == self.io;
         let paths = [&io.stdout, &io.stderr].into_iter().flatten();
         is_equal && paths.zip(&self.sources).all(|(path, source)| source.is_at(path))
+    }
+
+    fn is_open(&self) -> bool {
+        !self.output.is_drained() || lock(&self.stdin).is_some()
     }
 }
 
@@ -249,69 +272,67 @@ impl Shared {
         Ok(())
     }
 
-    /// A worker's life.
+    /// A worker's life: one event after the other until the end of the engine. One at a
+    /// time, so that a long turn does not hold up events that another worker could take.
     fn work(&self) {
         let mut buffers = Buffers::new(LINE_BYTES_CAP, READ_BYTES);
-        let mut resting = Resting::new();
-        // A panic is a bug; the other containers' logs must not stop for it.
-        while catch_unwind(AssertUnwindSafe(|| self.serve(&mut buffers, &mut resting))).is_err() {}
-    }
-
-    /// Serves one event after the other until the end of the engine. One at a time, so
-    /// that a long turn does not hold up events that another worker could take.
-    fn serve(&self, buffers: &mut Buffers, resting: &mut Resting) {
         loop {
-            let Some(event) = self.next_event(resting) else { continue };
-            let mark = event.data.u64();
-            if mark == STOP {
-                return;
-            }
-            let source = lock(&self.sources).get(&mark).cloned();
-            let Some(source) = source else { continue };
-            let mut state = lock(&source.state);
+            let mut events = [MaybeUninit::uninit(); 1];
+            // Refused only when a signal comes.
+            let Ok((events, _)) = epoll::wait(&self.epoll, &mut events, None) else { continue };
+            let Some(event) = events.first() else { continue };
             let flags = event.flags;
             let is_hung_up = flags.intersects(epoll::EventFlags::HUP | epoll::EventFlags::ERR);
-            match source.turn(&mut state, buffers, Pass::Fair { is_hung_up }) {
-                Turn::Again => self.arm(&source, &state),
-                Turn::Rest(until) => {
-                    drop(state);
-                    resting.push_back((until, source));
-                }
-                Turn::End => {
-                    lock(&self.sources).remove(&mark);
-                    self.end(&source, &mut state, buffers);
-                }
+            let source = match event.data.u64() {
+                STOP => return,
+                // It may have hung up: then there is nothing to read, and epoll tells.
+                RESTED => self.resting.take(),
+                mark => lock(&self.sources).get(&mark).cloned(),
+            };
+            if let Some(source) = source {
+                self.serve(source, &mut buffers, Pass::Fair { is_hung_up });
             }
         }
     }
 
-    /// Arms the streams whose rest is over, and waits for an event until the next one's.
-    fn next_event(&self, resting: &mut Resting) -> Option<epoll::Event> {
-        let mut timeout = None;
-        while let Some((until, source)) = resting.front() {
-            let rest = until.saturating_duration_since(Instant::now());
-            if !rest.is_zero() {
-                timeout = Timespec::try_from(rest).ok();
-                break;
-            }
-            self.arm(source, &lock(&source.state));
-            resting.pop_front();
+    /// Gives `source` its turn and sees to it that it gets another.
+    fn serve(&self, source: Arc<Source>, buffers: &mut Buffers, pass: Pass) {
+        if source.is_leaving() || !source.enter() {
+            return;
         }
-        let mut events = [MaybeUninit::uninit(); 1];
-        let (events, _) = epoll::wait(&self.epoll, &mut events, timeout.as_ref()).ok()?;
-        events.first().copied()
+        let mut state = lock(&source.state);
+        let turn = catch_unwind(AssertUnwindSafe(|| source.turn(&mut state, buffers, pass)));
+        self.hand_out(source.leave_to());
+        match turn {
+            Ok(Turn::Again) => self.arm(&source, &state),
+            Ok(Turn::Rest) => {
+                drop(state);
+                self.resting.push(source);
+            }
+            Ok(Turn::End) => {
+                lock(&self.sources).remove(&source.mark);
+            }
+            Err(_) => {
+                // A bug. Neither this container nor the others may block for it.
+                error!(container = source.output.id(), "a bug in the log keeper: output is lost");
+                *buffers = Buffers::new(LINE_BYTES_CAP, READ_BYTES);
+                state.mend();
+                self.arm(&source, &state);
+            }
+        }
+    }
+
+    /// Lets streams that had to wait for another of their container have their turn.
+    fn hand_out(&self, waiting: Vec<Arc<Source>>) {
+        for source in waiting.iter().filter(|source| !source.is_leaving()) {
+            self.arm(source, &lock(&source.state));
+        }
     }
 
     fn arm(&self, source: &Source, state: &State) {
         if let Some(fd) = &state.fd {
             // Refused only for descriptors that are not in the epoll; these are.
             let _ = epoll::modify(&self.epoll, fd, epoll::EventData::new_u64(source.mark), ARMED);
-        }
-    }
-
-    fn end(&self, source: &Source, state: &mut State, buffers: &mut Buffers) {
-        if let Some(fd) = source.end(state, buffers) {
-            let _ = epoll::delete(&self.epoll, &fd);
         }
     }
 }

@@ -2,8 +2,9 @@
 pub mod capture;
 mod client;
 mod daemon;
-pub mod engine;
+mod engine;
 pub mod fifo;
+mod gate;
 pub mod keeper;
 mod lanes;
 mod line;
@@ -11,6 +12,7 @@ mod link;
 mod log_file;
 mod output;
 mod protocol;
+mod rest;
 mod source;
 pub use client::{Keeper, KeeperOptions};
 pub use line::LINE_BYTES_CAP;

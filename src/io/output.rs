@@ -1,9 +1,9 @@
 //! What the streams of a container share: its log file, its time and what it has lost.
 //!
-//! A [`Burst`] holds the container's sink from the time that its first entry gets until
-//! its last write has ended. So entries of stdout and stderr do not mix (LOG-09), times
-//! rise in the order of the file, and a change of the file (LOG-13, LOG-14) falls between
-//! two bursts by construction.
+//! Who reads a stream holds the container's [`Sink`] from before the read until what was
+//! read is written. So entries of stdout and stderr do not mix (LOG-09), times rise in the
+//! order of the file, and a change of the file (LOG-13, LOG-14) falls between two bursts
+//! by construction.
 
 use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
@@ -11,7 +11,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 
 use super::engine::signal;
 use super::line::{self, PREFIX_BYTES, Prefix, Stream, Tag};
-use super::log_file::LogFile;
+use super::log_file::{LogFile, Loss};
 use super::protocol::KeptIo;
 use crate::error::Error;
 use crate::flow::lock;
@@ -23,6 +23,8 @@ pub(super) struct Output {
     pub(super) has_log: bool,
     pub(super) line_bytes_max: usize,
     sink: Mutex<Sink>,
+    /// Changes of the file that wait for the sink.
+    switches: AtomicUsize,
     open_streams: AtomicUsize,
     lost_entries: AtomicU64,
     lost_bytes: AtomicU64,
@@ -30,7 +32,8 @@ pub(super) struct Output {
     changed: Arc<OwnedFd>,
 }
 
-struct Sink {
+/// Where entries go.
+pub(super) struct Sink {
     /// `None` without a log, and when all streams have ended.
     file: Option<LogFile>,
     /// The time of the last entry.
@@ -53,6 +56,7 @@ impl Output {
             has_log,
             line_bytes_max: line::effective_max(line_bytes_max),
             sink: Mutex::new(Sink { file: file.filter(|_| streams > 0), last: 0 }),
+            switches: AtomicUsize::new(0),
             open_streams: AtomicUsize::new(streams),
             lost_entries: AtomicU64::new(0),
             lost_bytes: AtomicU64::new(0),
@@ -61,19 +65,53 @@ impl Output {
         }
     }
 
+    pub(super) fn id(&self) -> &str {
+        &self.id
+    }
+
+    /// The sink for a burst; waits for whoever has it.
+    pub(super) fn sink(&self) -> MutexGuard<'_, Sink> {
+        lock(&self.sink)
+    }
+
+    /// The sink for a burst, unless a change of the file waits for it.
+    pub(super) fn try_sink(&self) -> Option<MutexGuard<'_, Sink>> {
+        (self.switches.load(Ordering::Acquire) == 0).then(|| self.sink())
+    }
+
     /// Lets later entries go to `file`. Waits at most for a burst that is being written.
     pub(super) fn switch_to(&self, file: LogFile) {
-        let mut sink = lock(&self.sink);
+        self.switches.fetch_add(1, Ordering::AcqRel);
+        let mut sink = self.sink();
+        self.switches.fetch_sub(1, Ordering::AcqRel);
         // A container that has drained needs no descriptor; the file exists now.
-        if sink.file.is_some() {
-            let _old = sink.file.replace(file);
+        let old = if sink.file.is_some() { sink.file.replace(file) } else { None };
+        drop(sink);
+        drop(old);
+    }
+
+    /// Notes that one of the streams has ended, with everything written to `sink`.
+    pub(super) fn stream_ended(&self, sink: &mut Sink) {
+        if self.open_streams.fetch_sub(1, Ordering::AcqRel) == 1 {
+            let _closed = sink.file.take();
+            signal(&self.changed);
         }
     }
 
-    /// Notes that one of the streams has ended.
-    pub(super) fn stream_ended(&self) {
-        if self.open_streams.fetch_sub(1, Ordering::AcqRel) == 1 {
-            let _closed = lock(&self.sink).file.take();
+    /// Whether all streams have ended.
+    pub(super) fn is_drained(&self) -> bool {
+        self.open_streams.load(Ordering::Acquire) == 0
+    }
+
+    /// Entries that could not be written.
+    pub(super) fn lost_entries(&self) -> u64 {
+        self.lost_entries.load(Ordering::Relaxed)
+    }
+
+    fn lose(&self, loss: Loss) {
+        *lock(&self.last_error) = Some(Error::from(loss.error).message().to_owned());
+        self.lost_bytes.fetch_add(loss.bytes, Ordering::Relaxed);
+        if self.lost_entries.fetch_add(loss.entries, Ordering::Relaxed) == 0 {
             signal(&self.changed);
         }
     }
@@ -81,8 +119,8 @@ impl Output {
     pub(super) fn describe(&self) -> KeptIo {
         KeptIo {
             id: self.id.clone(),
-            is_drained: self.open_streams.load(Ordering::Acquire) == 0,
-            lost_entries: self.lost_entries.load(Ordering::Relaxed),
+            is_drained: self.is_drained(),
+            lost_entries: self.lost_entries(),
             lost_bytes: self.lost_bytes.load(Ordering::Relaxed),
             last_error: lock(&self.last_error).clone(),
         }
@@ -109,45 +147,43 @@ impl Page {
 /// The entries of one read.
 pub(super) struct Burst<'a> {
     output: &'a Output,
-    sink: MutexGuard<'a, Sink>,
-    bytes: &'a mut [u8],
+    sink: &'a mut Sink,
+    page: &'a mut Page,
     filled: usize,
-    flush_bytes: usize,
-    prefix: &'a mut Prefix,
 }
 
 impl<'a> Burst<'a> {
-    pub(super) fn begin(output: &'a Output, stream: Stream, page: &'a mut Page) -> Burst<'a> {
-        let sink = lock(&output.sink);
+    pub(super) fn begin(
+        output: &'a Output,
+        sink: &'a mut Sink,
+        stream: Stream,
+        page: &'a mut Page,
+    ) -> Burst<'a> {
         page.prefix.begin(stream, line::now(), sink.last);
-        let Page { bytes, flush_bytes, prefix } = page;
-        Burst { output, sink, bytes, filled: 0, flush_bytes: *flush_bytes, prefix }
+        Burst { output, sink, page, filled: 0 }
     }
 
     #[inline]
     pub(super) fn push(&mut self, tag: Tag, content: &[u8]) {
-        if self.filled >= self.flush_bytes {
+        if self.filled >= self.page.flush_bytes {
             self.flush();
         }
-        self.filled += self.prefix.write(&mut self.bytes[self.filled..], tag, content);
+        let Page { bytes, prefix, .. } = &mut *self.page;
+        self.filled += prefix.write(&mut bytes[self.filled..], tag, content);
     }
 
     pub(super) fn end(mut self) {
         self.flush();
-        self.sink.last = self.prefix.last();
+        self.sink.last = self.page.prefix.last();
     }
 
     #[cold]
     #[inline(never)]
     fn flush(&mut self) {
-        let entries = &self.bytes[..std::mem::take(&mut self.filled)];
+        let entries = &self.page.bytes[..std::mem::take(&mut self.filled)];
         let Some(file) = self.sink.file.as_mut().filter(|_| !entries.is_empty()) else { return };
         if let Err(loss) = file.write(entries) {
-            *lock(&self.output.last_error) = Some(Error::from(loss.error).message().to_owned());
-            self.output.lost_bytes.fetch_add(loss.bytes, Ordering::Relaxed);
-            if self.output.lost_entries.fetch_add(loss.entries, Ordering::Relaxed) == 0 {
-                signal(&self.output.changed);
-            }
+            self.output.lose(loss);
         }
     }
 }

@@ -12,16 +12,18 @@
 
 use std::os::fd::OwnedFd;
 use std::path::Path;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use rustix::io::Errno;
 use rustix::pipe::{fcntl_getpipe_size, fcntl_setpipe_size};
 
 use super::fifo;
+use super::gate::Gate;
 use super::line::{self, Stream};
-use super::output::{Burst, Output, Page};
+use super::output::{Burst, Output, Page, Sink};
+use super::rest::REST;
 use crate::error::{Context, Result};
 use crate::sys::process;
 
@@ -31,8 +33,8 @@ const TURN_BYTES: usize = 4 << 20;
 const BUSY_BYTES: usize = 32 << 10;
 /// The size of a busy stream's pipe, which is what the kernel allows everybody.
 const PIPE_BYTES: usize = 1 << 20;
-/// How long a stream that talks without pause is left alone.
-const REST: Duration = Duration::from_millis(1);
+/// Larger pipes at a time. They are the kernel's memory, and full when a disk hangs.
+const LARGE_PIPES_MAX: usize = 128;
 /// Memory of unfinished lines is given back when it is larger and mostly unused.
 const CARRY_BYTES: usize = 1 << 10;
 
@@ -47,6 +49,16 @@ pub(super) struct Source {
     identity: fifo::Identity,
     /// Set when the container is being removed: the turn under way ends early.
     is_leaving: AtomicBool,
+    /// Who has a turn with a stream of the container is inside.
+    gate: Arc<Gate<Source>>,
+    large_pipes: Arc<LargePipes>,
+}
+
+/// What the streams of a container are opened with.
+pub(super) struct Common {
+    pub(super) output: Arc<Output>,
+    pub(super) gate: Arc<Gate<Source>>,
+    pub(super) large_pipes: Arc<LargePipes>,
 }
 
 pub(super) struct State {
@@ -55,17 +67,26 @@ pub(super) struct State {
     /// The unfinished line.
     carry: Vec<u8>,
     pipe_bytes: usize,
-    /// Whether a larger pipe may still be asked for.
-    may_grow: bool,
+    pipe: Pipe,
     last_turn: Option<Instant>,
+}
+
+/// What is known of a stream's pipe.
+#[derive(Clone, Copy, PartialEq)]
+enum Pipe {
+    Usual,
+    /// Enlarged, and to be given back to [`LargePipes`].
+    Large,
+    /// It could not be enlarged.
+    Fixed,
 }
 
 /// What a turn is for.
 #[derive(Clone, Copy)]
 pub(super) enum Pass {
-    /// The fair share of a stream that had an event.
+    /// The fair share of a stream that may have something.
     Fair {
-        /// Whether the event said that there is no writer any more.
+        /// Whether epoll said that there is no writer any more.
         is_hung_up: bool,
     },
     /// What is in the FIFO when the container is removed.
@@ -73,12 +94,13 @@ pub(super) enum Pass {
 }
 
 /// How a turn ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Turn {
     /// Nothing more to read now, or the share is used up.
     Again,
-    /// As before, but let more come together until then.
-    Rest(Instant),
-    /// The end of the stream.
+    /// As before, but let more come together, or a change of the file go first.
+    Rest,
+    /// The end of the stream: everything is written.
     End,
 }
 
@@ -103,22 +125,29 @@ impl Buffers {
 impl Source {
     /// Opens the FIFO; see [`fifo::open_reader`] for `started`.
     pub(super) fn open(
-        mark: u64,
-        stream: Stream,
+        (mark, stream): (u64, Stream),
         path: &Path,
         started: bool,
-        output: &Arc<Output>,
+        common: &Common,
     ) -> Result<Source> {
         let (fd, identity) = fifo::open_reader(path, started)?;
         let state = State {
             pipe_bytes: fcntl_getpipe_size(&fd).context(|| format!("open FIFO {path:?}"))?,
             fd: Some(fd),
             carry: Vec::new(),
-            may_grow: may_grow_pipes(),
+            pipe: Pipe::Usual,
             last_turn: None,
         };
-        let is_leaving = AtomicBool::new(false);
-        Ok(Source { mark, output: output.clone(), state: Mutex::new(state), stream, identity, is_leaving })
+        Ok(Source {
+            mark,
+            output: common.output.clone(),
+            state: Mutex::new(state),
+            stream,
+            identity,
+            is_leaving: AtomicBool::new(false),
+            gate: common.gate.clone(),
+            large_pipes: common.large_pipes.clone(),
+        })
     }
 
     /// Whether `path` still names the FIFO that is read.
@@ -126,9 +155,26 @@ impl Source {
         fifo::identity(path) == Some(self.identity)
     }
 
-    /// Asks the turn under way to end early.
+    /// Asks the turn under way to end early, and lets no other begin.
     pub(super) fn leave(&self) {
         self.is_leaving.store(true, Ordering::Release);
+    }
+
+    /// Whether the container is being removed.
+    pub(super) fn is_leaving(&self) -> bool {
+        self.is_leaving.load(Ordering::Acquire)
+    }
+
+    /// Goes in for a turn; false if another stream of the container has one, at whose end
+    /// this one is handed out.
+    pub(super) fn enter(self: &Arc<Source>) -> bool {
+        self.gate.enter(self)
+    }
+
+    /// Goes out, with the streams that came meanwhile.
+    #[must_use]
+    pub(super) fn leave_to(&self) -> Vec<Arc<Source>> {
+        self.gate.leave()
     }
 
     /// Moves what is waiting in the FIFO.
@@ -140,23 +186,37 @@ impl Source {
         let mut moved = 0;
         while moved < share {
             let Some(fd) = &state.fd else { return Turn::Again };
+            let sink = match pass {
+                Pass::Fair { .. } => self.output.try_sink(),
+                Pass::Last => Some(self.output.sink()),
+            };
+            let Some(mut sink) = sink else { return Turn::Rest };
             let to = &mut buffers.input[buffers.room..];
             let asked = to.len();
             let count = match rustix::io::read(fd, to) {
-                Ok(0) if is_hung_up => return Turn::End,
-                Ok(0) | Err(Errno::AGAIN) => return Turn::Again,
-                Ok(count) => count,
                 Err(Errno::INTR) => continue,
-                Err(_) => return Turn::End,
+                Err(Errno::AGAIN) => return Turn::Again,
+                Ok(0) if !is_hung_up => return Turn::Again,
+                Ok(0) | Err(_) => {
+                    self.end(state, &mut sink, buffers);
+                    return Turn::End;
+                }
+                Ok(count) => count,
             };
-            state.grow(count);
-            self.take(state, buffers, count);
+            self.take(state, &mut sink, buffers, count);
+            drop(sink);
             moved += count;
+            if count >= BUSY_BYTES {
+                self.enlarge_pipe(state);
+            }
+            if matches!(pass, Pass::Last) {
+                continue;
+            }
             // Less than asked for: the FIFO was empty, and epoll tells of more.
             if count < asked && !is_hung_up {
-                return state.pause(count);
+                return state.pause(moved);
             }
-            if matches!(pass, Pass::Fair { .. }) && self.is_leaving.load(Ordering::Acquire) {
+            if self.is_leaving() {
                 return Turn::Again;
             }
         }
@@ -164,7 +224,7 @@ impl Source {
     }
 
     /// Appends the lines of the `count` bytes just read and keeps the unfinished one.
-    fn take(&self, state: &mut State, buffers: &mut Buffers, count: usize) {
+    fn take(&self, state: &mut State, sink: &mut Sink, buffers: &mut Buffers, count: usize) {
         if !self.output.has_log {
             return;
         }
@@ -179,7 +239,7 @@ impl Source {
         let start = *room - carry.len();
         input[start..*room].copy_from_slice(carry);
         let data = &input[start..end];
-        let mut burst = Burst::begin(&self.output, self.stream, page);
+        let mut burst = Burst::begin(&self.output, sink, self.stream, page);
         let used = line::split(data, max, |tag, content| burst.push(tag, content));
         burst.end();
         carry.clear();
@@ -189,46 +249,75 @@ impl Source {
         carry.extend_from_slice(&data[used..]);
     }
 
-    /// Appends the line that will not be finished (LOG-06) and notes the end. The
-    /// descriptor is given back, to be taken out of the epoll first.
-    pub(super) fn end(&self, state: &mut State, buffers: &mut Buffers) -> Option<OwnedFd> {
-        let fd = state.fd.take()?;
+    /// Appends the line that will not be finished (LOG-06), notes the end and closes the
+    /// FIFO, which takes it out of the epoll. Once is enough.
+    pub(super) fn end(&self, state: &mut State, sink: &mut Sink, buffers: &mut Buffers) {
+        let Some(_closed) = state.fd.take() else { return };
         let rest = std::mem::take(&mut state.carry);
         if !rest.is_empty() {
-            let mut burst = Burst::begin(&self.output, self.stream, &mut buffers.page);
+            let mut burst = Burst::begin(&self.output, sink, self.stream, &mut buffers.page);
             line::split_rest(&rest, self.output.line_bytes_max, |tag, content| burst.push(tag, content));
             burst.end();
         }
-        self.output.stream_ended();
-        Some(fd)
+        if state.pipe == Pipe::Large {
+            self.large_pipes.give_back();
+        }
+        self.output.stream_ended(sink);
+    }
+
+    /// Where that is refused the usual size has to do.
+    fn enlarge_pipe(&self, state: &mut State) {
+        let State { fd: Some(fd), pipe: Pipe::Usual, .. } = state else { return };
+        if !self.large_pipes.take() {
+            return;
+        }
+        state.pipe = match fcntl_setpipe_size(&*fd, PIPE_BYTES) {
+            Ok(bytes) => {
+                state.pipe_bytes = bytes;
+                Pipe::Large
+            }
+            Err(_) => {
+                self.large_pipes.give_back();
+                Pipe::Fixed
+            }
+        };
     }
 }
 
 impl State {
-    /// Asks once for a larger pipe when `count` bytes have come in one piece. Where it is
-    /// refused the default size has to do.
-    fn grow(&mut self, count: usize) {
-        if self.may_grow && count >= BUSY_BYTES {
-            self.may_grow = false;
-            if let Some(Ok(bytes)) = self.fd.as_ref().map(|fd| fcntl_setpipe_size(fd, PIPE_BYTES)) {
-                self.pipe_bytes = bytes;
-            }
-        }
-    }
-
-    /// What to do after a turn that has emptied the FIFO with its last `count` bytes.
-    fn pause(&mut self, count: usize) -> Turn {
+    /// What to do after a turn that has emptied the FIFO of `moved` bytes.
+    fn pause(&mut self, moved: usize) -> Turn {
         let now = Instant::now();
         let before = self.last_turn.replace(now);
         let is_busy = before.is_some_and(|before| now.duration_since(before) < 2 * REST);
         // A flood needs no help, and must not fill the pipe meanwhile.
-        let is_small = count < self.pipe_bytes / 4;
-        if is_busy && is_small { Turn::Rest(now + REST) } else { Turn::Again }
+        let is_small = moved < self.pipe_bytes / 4;
+        if is_busy && is_small { Turn::Rest } else { Turn::Again }
+    }
+
+    /// Forgets what a turn that was cut off may have left behind.
+    pub(super) fn mend(&mut self) {
+        self.carry = Vec::new();
     }
 }
 
-/// Whether larger pipes are free of the kernel's limit for each user. A keeper that
-/// enlarged them without would use up what the user's other pipes need.
-fn may_grow_pipes() -> bool {
-    process::has_cap_sys_resource() || process::has_cap_sys_admin()
+/// How many pipes may still be enlarged.
+pub(super) struct LargePipes(AtomicUsize);
+
+impl LargePipes {
+    /// None unless larger pipes are free of the kernel's limit for each user: a keeper that
+    /// enlarged them within it would use up what the user's other pipes need.
+    pub(super) fn new() -> LargePipes {
+        let is_free = process::has_cap_sys_resource() || process::has_cap_sys_admin();
+        LargePipes(AtomicUsize::new(if is_free { LARGE_PIPES_MAX } else { 0 }))
+    }
+
+    fn take(&self) -> bool {
+        let less = |left: usize| left.checked_sub(1);
+        self.0.fetch_update(Ordering::Relaxed, Ordering::Relaxed, less).is_ok()
+    }
+
+    fn give_back(&self) {
+        self.0.fetch_add(1, Ordering::Relaxed);
+    }
 }
