@@ -5,7 +5,9 @@
 //! whichever caller notices first; the others wait for the same restart, and calls under way
 //! are sent again, which all of them bear. Nothing is lost meanwhile: the client holds a
 //! reading end of each output FIFO itself, so that what is in the pipe stays there even if
-//! the container ends just then.
+//! the container ends just then, and a writing end of the input's, so that the container
+//! does not see its end. What a keeper that was killed had in hand is lost: the burst that
+//! it was writing, and unfinished lines.
 
 use std::collections::HashMap;
 use std::ffi::OsString;
@@ -20,6 +22,7 @@ use serde::de::DeserializeOwned;
 use serde_json::Value;
 use tokio::io::AsyncReadExt;
 use tokio::process::Command;
+use tokio::time::Instant;
 use tracing::{debug, info, warn};
 
 use super::link::Link;
@@ -30,6 +33,9 @@ use crate::flow::{blocking, limited, lock};
 
 /// Pauses between attempts to reach a keeper, doubled each time up to the second.
 const RETRY_PAUSES: (Duration, Duration) = (Duration::from_millis(20), Duration::from_secs(1));
+
+/// A keeper that dies again and again is started once in this time.
+const START_PAUSE: Duration = Duration::from_secs(1);
 
 /// How the keeper is used.
 #[derive(Clone, Debug)]
@@ -63,6 +69,7 @@ struct Inner {
     /// Held while a keeper is connected to or started: there is one such attempt at a time.
     link: tokio::sync::Mutex<Option<Arc<Link>>>,
     kept: Mutex<HashMap<String, Held>>,
+    last_start: Mutex<Option<Instant>>,
 }
 
 /// A container that was added.
@@ -70,6 +77,8 @@ struct Held {
     io: ContainerIo,
     /// Reading ends of its FIFOs. Nothing is read from them.
     readers: Vec<OwnedFd>,
+    /// The writing end of its standard input. Nothing is written to it.
+    stdin: Option<OwnedFd>,
     /// Whether the keeper has told that it drained.
     is_drained: bool,
 }
@@ -93,6 +102,7 @@ impl Keeper {
             options,
             link: tokio::sync::Mutex::default(),
             kept: Mutex::default(),
+            last_start: Mutex::default(),
         }))
     }
 
@@ -135,6 +145,7 @@ impl Keeper {
         if let Some(held) = lock(&self.0.kept).get_mut(id) {
             // Not to be opened again with a new keeper.
             held.io.stdin = None;
+            held.stdin = None;
         }
         let request = Request::CloseStdin { id: id.to_owned() };
         self.call(Start::WhenNeeded, "close stdin", &request).await.map(drop)
@@ -149,9 +160,9 @@ impl Keeper {
         if self.is_drained(id) {
             return Ok(true);
         }
-        let end = tokio::time::Instant::now() + limit;
+        let end = Instant::now() + limit;
         let limit_ms = || {
-            let rest = end.saturating_duration_since(tokio::time::Instant::now());
+            let rest = end.saturating_duration_since(Instant::now());
             u64::try_from(rest.as_millis()).unwrap_or(u64::MAX)
         };
         let request = || Request::WaitDrained { id: id.to_owned(), limit_ms: limit_ms() };
@@ -239,7 +250,7 @@ impl Inner {
 
     async fn connect(&self, start: Start) -> Result<Arc<Link>> {
         let mut pause = RETRY_PAUSES.0;
-        let end = tokio::time::Instant::now() + self.options.start_limit;
+        let end = Instant::now() + self.options.start_limit;
         loop {
             let error = match self.try_connect(start).await {
                 Ok(link) => return Ok(link),
@@ -250,7 +261,7 @@ impl Inner {
                 }
                 Err(error) => error,
             };
-            if tokio::time::Instant::now() > end {
+            if Instant::now() > end {
                 return Err(error.with_kind(Kind::Unavailable).context("reach the log keeper"));
             }
             tokio::time::sleep(pause).await;
@@ -332,6 +343,11 @@ impl Inner {
 
     /// Starts the process and waits until it listens, or finds that another does.
     async fn start(&self) -> Result<()> {
+        let last = *lock(&self.last_start);
+        if let Some(last) = last {
+            tokio::time::sleep_until(last + START_PAUSE).await;
+        }
+        *lock(&self.last_start) = Some(Instant::now());
         let mut command = Command::new(&self.exe);
         command.arg("keeper").arg("--socket").arg(&self.socket).args(&self.options.arguments);
         // It lives for long: nothing of the server's environment should.
@@ -358,7 +374,8 @@ impl Held {
         let paths = [&io.stdout, &io.stderr].into_iter().flatten();
         let readers = paths.map(|path| fifo::open_reader(path, io.started).map(|(fd, _)| fd));
         let readers = readers.collect::<Result<Vec<_>>>()?;
-        Ok(Held { io, readers, is_drained: false })
+        let stdin = io.stdin.as_deref().map(fifo::open_writer).transpose()?;
+        Ok(Held { io, readers, stdin, is_drained: false })
     }
 
     /// The parameters for a new keeper. Its reader comes late and cannot know whether a

@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 
 use rustix::fs::{FlockOperation, Mode, OFlags, flock};
 use rustix::io::Errno;
+use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, socket_with};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit, setsid, umask};
 use tracing::debug;
 
@@ -22,6 +23,8 @@ use crate::error::{Context, Result, deadline, invalid};
 const LOCK_LIMIT: Duration = Duration::from_secs(10);
 /// How often that is looked at.
 const LOCK_PAUSE: Duration = Duration::from_millis(10);
+/// Descriptors wanted: what the kernel allows a process at most, unless told otherwise.
+const DESCRIPTORS: u64 = 1 << 20;
 /// A longer path does not fit into a socket's address.
 const ADDRESS_BYTES_MAX: usize = 100;
 
@@ -34,14 +37,28 @@ pub(super) fn detach() {
     let _ = setsid();
     let _ = rustix::process::chdir("/");
     let limit = getrlimit(Resource::Nofile);
-    let _ = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, maximum: limit.maximum });
+    // A higher hard limit is for the privileged; what there is, is for everybody.
+    let higher = limit.maximum.map(|maximum| maximum.max(DESCRIPTORS));
+    for limit in [higher, limit.maximum] {
+        if setrlimit(Resource::Nofile, Rlimit { current: limit, maximum: limit }).is_ok() {
+            break;
+        }
+    }
+}
+
+/// Lets go of standard output: whoever started the keeper may wait for its end.
+pub(super) fn close_stdout() {
+    let flags = OFlags::WRONLY | OFlags::CLOEXEC;
+    if let Ok(null) = rustix::fs::open("/dev/null", flags, Mode::empty()) {
+        let _ = rustix::stdio::dup2_stdout(&null);
+    }
 }
 
 /// The lock of the folder that the keeper's socket is in.
 pub(super) struct Lock(#[expect(dead_code, reason = "held, not used")] File);
 
 impl Lock {
-    /// Takes the lock; `None` if a keeper holds it that answers at the socket.
+    /// Takes the lock; `None` if there is a keeper already that answers at the socket.
     ///
     /// # Errors
     /// Those of the file system; DeadlineExceeded if the holder neither answers nor ends.
@@ -56,7 +73,9 @@ impl Lock {
         let end = Instant::now() + LOCK_LIMIT;
         loop {
             match flock(&file, FlockOperation::NonBlockingLockExclusive) {
-                Ok(()) => return Ok(Some(Lock(file))),
+                // One that answers although the lock is free has lost its lock file to
+                // somebody who tidied up. It has the containers.
+                Ok(()) => return Ok(connect(socket).is_err().then_some(Lock(file))),
                 Err(Errno::WOULDBLOCK | Errno::INTR) => {}
                 Err(error) => return Err(error).context(|| format!("lock {path:?}")),
             }
@@ -87,13 +106,21 @@ pub(super) fn listen(socket: &Path) -> Result<UnixListener> {
     Ok(listener)
 }
 
-/// Connects to the keeper at `socket`.
+/// Connects to the keeper at `socket`. The connection is non-blocking, and so is this: a
+/// keeper that does not accept clients, and has many waiting, refuses further ones.
 ///
 /// # Errors
 /// Those of the system: nobody listens there.
 pub(super) fn connect(socket: &Path) -> Result<UnixStream> {
     let address = Address::of(socket)?;
-    UnixStream::connect(&address.path).context(|| format!("connect to {socket:?}"))
+    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+    let connected = || -> Result<UnixStream, Errno> {
+        let address = SocketAddrUnix::new(&address.path)?;
+        let stream = socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
+        rustix::net::connect(&stream, &address)?;
+        Ok(stream.into())
+    };
+    connected().context(|| format!("connect to {socket:?}"))
 }
 
 /// The path of a socket in a form that fits into an address, however long it is.
@@ -238,6 +265,9 @@ mod tests {
         let _listener = listen(&socket).expect("it listens");
         connect(&socket).expect("it is reached");
         // Another one finds the first at work.
+        assert!(Lock::take(&socket).expect("looked").is_none());
+        // Also when its lock file was tidied away.
+        std::fs::remove_file(socket.with_extension("lock")).expect("removed");
         assert!(Lock::take(&socket).expect("looked").is_none());
         drop(lock);
     }

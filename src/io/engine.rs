@@ -202,16 +202,6 @@ impl Engine {
         self.shared.container(id).map(|container| container.output.describe())
     }
 
-    /// How many containers there are.
-    pub(super) fn len(&self) -> usize {
-        lock(&self.shared.containers).len()
-    }
-
-    /// Whether there is none.
-    pub(super) fn is_empty(&self) -> bool {
-        self.len() == 0
-    }
-
     /// How many containers need somebody: those whose output has not ended, or whose
     /// input is held open.
     pub(super) fn open_len(&self) -> usize {

@@ -4,18 +4,19 @@
 //! no container blocks on a full pipe, while the server is restarted, upgraded or killed
 //! (LOG-11, REC-19). The server speaks to it over a socket ([`super::protocol`]).
 //!
-//! One thread waits for everything: signals, connections, requests, ends of streams. It
+//! One thread waits for everything: signals, clients, requests, ends of streams. It
 //! never touches a container's files; requests that do run in [`Lanes`], and the output
 //! itself is moved by the workers of the [`Engine`]. So neither a flood nor a disk that
 //! hangs makes it deaf. It alone writes to the keeper's log, which may block.
 //!
-//! The end: as soon as there is neither a container nor a connection, after a short grace.
-//! SIGTERM, SIGINT and SIGHUP end it only when it has no container: a service manager
-//! that stops the server, or a terminal that closes, must not stop the node's logs.
+//! The end: as soon as there is neither a client nor a container with an open stream,
+//! after a short grace. SIGTERM, SIGINT and SIGHUP end it only when it has no such
+//! container: a service manager that stops the server, or a terminal that closes, must
+//! not stop the node's logs.
 
 use std::collections::{BTreeMap, HashMap};
-use std::io::{ErrorKind, Read, Write};
-use std::os::unix::net::{UnixListener, UnixStream};
+use std::io::Write;
+use std::os::unix::net::UnixListener;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -26,23 +27,22 @@ use serde::Serialize;
 use serde_json::{Value, json};
 use tracing::{debug, info, warn};
 
+use super::connection::Connection;
 use super::daemon::{self, Lock, OwnCgroups};
 use super::engine::Engine;
 use super::lanes::Lanes;
-use super::protocol::{self, Drained, Hello, List, REQUEST_BYTES_MAX, Request};
-use crate::error::{Context, Result, exhausted, internal, not_found};
+use super::protocol::{self, Drained, Hello, List, Request};
+use crate::error::{Context, Result, internal, not_found};
 use crate::sys::signal::Signals;
 
 /// Connections at most: the server's, and tools that look.
 const CONNECTIONS_MAX: usize = 32;
-/// Unanswered requests of a connection at most.
-const REQUESTS_MAX: usize = 4096;
-/// Answers that a connection has not read at most.
-const UNREAD_BYTES_MAX: usize = 16 << 20;
-/// Requests read from a connection at a time.
-const READ_BYTES: usize = 16 << 10;
+/// How long new clients wait when the descriptors have run out.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// How often a container's losses are told (LOG-10).
 const LOSS_PAUSE: Duration = Duration::from_secs(60);
+/// The longest that anybody waits for the end of a container's output.
+const WAIT_LIMIT: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// How a keeper is run.
 #[derive(Clone, Debug)]
@@ -87,6 +87,7 @@ pub fn run(options: &Options) -> Result<()> {
         lanes: Lanes::new()?,
         connections: BTreeMap::new(),
         next_connection: 0,
+        accept_at: None,
         waits: Vec::new(),
         losses: HashMap::new(),
         next_loss_check: None,
@@ -96,6 +97,7 @@ pub fn run(options: &Options) -> Result<()> {
     info!(socket = %options.socket.display(), workers = options.workers, "the log keeper is ready");
     let mut stdout = std::io::stdout();
     let _ = stdout.write_all(b"ready\n").and_then(|()| stdout.flush());
+    daemon::close_stdout();
     while !keeper.is_over {
         keeper.step(&signals, options.grace)?;
     }
@@ -112,20 +114,14 @@ struct Keeper {
     lanes: Lanes<Done>,
     connections: BTreeMap<u64, Connection>,
     next_connection: u64,
+    /// When clients are accepted again, while they are not.
+    accept_at: Option<Instant>,
     waits: Vec<Wait>,
     losses: HashMap<String, Told>,
     next_loss_check: Option<Instant>,
     /// Since when there is nothing to do.
     idle_since: Option<Instant>,
     is_over: bool,
-}
-
-struct Connection {
-    stream: UnixStream,
-    input: Vec<u8>,
-    output: Vec<u8>,
-    unanswered: usize,
-    is_broken: bool,
 }
 
 /// A job's result, for whom it is.
@@ -158,7 +154,8 @@ impl Keeper {
         let timeout = self.timeout(grace);
         let ids: Vec<u64> = self.connections.keys().copied().collect();
         let ready = {
-            let wanted = if ids.len() < CONNECTIONS_MAX { PollFlags::IN } else { PollFlags::empty() };
+            let has_room = ids.len() < CONNECTIONS_MAX && self.accept_at.is_none();
+            let wanted = if has_room { PollFlags::IN } else { PollFlags::empty() };
             let mut fds = vec![
                 PollFd::new(signals, PollFlags::IN),
                 PollFd::new(&self.listener, wanted),
@@ -166,8 +163,8 @@ impl Keeper {
                 PollFd::from_borrowed_fd(self.lanes.ready(), PollFlags::IN),
             ];
             fds.extend(self.connections.values().map(|connection| {
-                let writes = if connection.output.is_empty() { PollFlags::empty() } else { PollFlags::OUT };
-                PollFd::new(&connection.stream, PollFlags::IN | writes)
+                let writes = if connection.has_output() { PollFlags::OUT } else { PollFlags::empty() };
+                PollFd::new(connection, PollFlags::IN | writes)
             }));
             match poll(&mut fds, timeout.as_ref()) {
                 Ok(_) | Err(rustix::io::Errno::INTR) => {}
@@ -190,10 +187,10 @@ impl Keeper {
         }
         self.answer_waits();
         self.tell_losses();
-        if ready[1] {
+        if ready[1] || self.accept_at.is_some_and(|at| at <= Instant::now()) {
             self.accept();
         }
-        self.connections.retain(|_, connection| !connection.is_broken);
+        self.connections.retain(|_, connection| !connection.is_broken());
         self.waits.retain(|wait| self.connections.contains_key(&wait.connection));
         self.rest(grace);
         Ok(())
@@ -203,13 +200,13 @@ impl Keeper {
     fn timeout(&self, grace: Duration) -> Option<Timespec> {
         let idle = self.idle_since.map(|since| since + grace);
         let waits = self.waits.iter().map(|wait| wait.until);
-        let next = waits.chain(idle).chain(self.next_loss_check).min()?;
+        let next = waits.chain(idle).chain(self.next_loss_check).chain(self.accept_at).min()?;
         Timespec::try_from(next.saturating_duration_since(Instant::now())).ok()
     }
 
     /// Ends when there was nothing to do for the time of `grace`.
     fn rest(&mut self, grace: Duration) {
-        let is_idle = self.engine.is_empty() && self.connections.is_empty() && self.lanes.len() == 0;
+        let is_idle = self.connections.is_empty() && self.has_nothing_open();
         if !is_idle {
             self.idle_since = None;
         } else if self.idle_since.get_or_insert_with(Instant::now).elapsed() >= grace {
@@ -217,52 +214,45 @@ impl Keeper {
         }
     }
 
+    fn has_nothing_open(&self) -> bool {
+        self.lanes.len() == 0 && self.engine.open_len() == 0
+    }
+
     fn heed(&mut self, signals: &Signals) {
         while let Some(signal) = signals.next() {
-            let containers = self.engine.len();
-            if containers == 0 && self.lanes.len() == 0 {
+            if self.has_nothing_open() {
                 self.is_over = true;
             } else {
+                let containers = self.engine.open_len();
                 info!(signal, containers, "the log keeper goes on: there are containers");
             }
         }
     }
 
     fn accept(&mut self) {
+        self.accept_at = None;
         while self.connections.len() < CONNECTIONS_MAX {
-            let Ok((stream, _)) = self.listener.accept() else { return };
-            let own = rustix::process::geteuid();
-            let is_ours = rustix::net::sockopt::socket_peercred(&stream)
-                .is_ok_and(|peer| peer.uid == own || peer.uid.is_root());
-            if !is_ours || stream.set_nonblocking(true).is_err() {
-                continue;
+            match Connection::accept(&self.listener) {
+                Ok(Some(connection)) => {
+                    self.connections.insert(self.next_connection, connection);
+                    self.next_connection += 1;
+                }
+                Ok(None) => return,
+                Err(error) => {
+                    // The client still waits, so that polling would not.
+                    warn!(%error, "a client of the log keeper could not be accepted");
+                    self.accept_at = Some(Instant::now() + ACCEPT_PAUSE);
+                    return;
+                }
             }
-            let connection =
-                Connection { stream, input: Vec::new(), output: Vec::new(), unanswered: 0, is_broken: false };
-            self.connections.insert(self.next_connection, connection);
-            self.next_connection += 1;
         }
     }
 
     /// Reads requests and writes answers, as far as it goes.
     fn serve(&mut self, id: u64) {
         let Some(connection) = self.connections.get_mut(&id) else { return };
-        connection.write();
-        let mut requests = Vec::new();
-        for line in connection.read() {
-            match protocol::read_request(&line) {
-                Ok(request) => requests.push(request),
-                Err(error) => {
-                    warn!(%error, "a client of the log keeper is cut off");
-                    connection.is_broken = true;
-                }
-            }
-        }
-        connection.unanswered += requests.len();
-        let is_over = connection.unanswered > REQUESTS_MAX;
-        for (seq, request) in requests {
+        for (seq, request) in connection.serve() {
             match request {
-                Ok(_) if is_over => self.answer(id, seq, Err(exhausted("too many requests at a time"))),
                 Ok(request) => self.obey(id, seq, request),
                 Err(error) => self.answer(id, seq, Err(error)),
             }
@@ -282,8 +272,7 @@ impl Keeper {
                 self.answer(connection, seq, to_value(&List { containers }));
             }
             Request::WaitDrained { id, limit_ms } => {
-                // Nobody waits for longer than a day.
-                let limit = Duration::from_millis(limit_ms.min(86_400_000));
+                let limit = Duration::from_millis(limit_ms).min(WAIT_LIMIT);
                 self.waits.push(Wait { connection, seq, id, until: Instant::now() + limit });
             }
             Request::Add { io } => {
@@ -318,10 +307,9 @@ impl Keeper {
     }
 
     fn answer(&mut self, connection: u64, seq: u64, result: Result<Value>) {
-        let Some(connection) = self.connections.get_mut(&connection) else { return };
-        connection.unanswered = connection.unanswered.saturating_sub(1);
-        connection.output.extend_from_slice(&protocol::answer_line(seq, result));
-        connection.write();
+        if let Some(connection) = self.connections.get_mut(&connection) {
+            connection.answer(seq, result);
+        }
     }
 
     fn answer_waits(&mut self) {
@@ -348,10 +336,10 @@ impl Keeper {
         if self.next_loss_check.is_none_or(|at| at > now) {
             return;
         }
-        let kept = self.engine.list();
-        self.losses.retain(|id, _| kept.iter().any(|kept| kept.id == *id));
+        let lossy = self.engine.losses();
+        self.losses.retain(|id, _| lossy.iter().any(|kept| kept.id == *id));
         self.next_loss_check = None;
-        for kept in kept.into_iter().filter(|kept| kept.lost_entries > 0) {
+        for kept in lossy {
             let told = self.losses.get(&kept.id);
             let before = told.map_or(0, |told| told.entries);
             let due = told.map_or(now, |told| told.at + LOSS_PAUSE);
@@ -368,54 +356,6 @@ impl Keeper {
             }
             self.next_loss_check = Some(self.next_loss_check.map_or(next, |at| at.min(next)));
         }
-    }
-}
-
-impl Connection {
-    /// The whole lines that have come.
-    fn read(&mut self) -> Vec<Vec<u8>> {
-        let mut piece = [0; READ_BYTES];
-        loop {
-            match self.stream.read(&mut piece) {
-                Ok(0) => {
-                    self.is_broken = true;
-                    break;
-                }
-                Ok(count) => self.input.extend_from_slice(&piece[..count]),
-                Err(error) if error.kind() == ErrorKind::Interrupted => {}
-                Err(error) => {
-                    self.is_broken |= error.kind() != ErrorKind::WouldBlock;
-                    break;
-                }
-            }
-            if self.input.len() > REQUEST_BYTES_MAX {
-                break;
-            }
-        }
-        let Some(end) = memchr::memrchr(b'\n', &self.input) else {
-            self.is_broken |= self.input.len() > REQUEST_BYTES_MAX;
-            return Vec::new();
-        };
-        let rest = self.input.split_off(end + 1);
-        let whole = std::mem::replace(&mut self.input, rest);
-        whole.split(|&byte| byte == b'\n').filter(|line| !line.is_empty()).map(<[u8]>::to_vec).collect()
-    }
-
-    /// Writes what can be written without waiting.
-    fn write(&mut self) {
-        while !self.output.is_empty() {
-            match self.stream.write(&self.output) {
-                Ok(count) => {
-                    self.output.drain(..count);
-                }
-                Err(error) if error.kind() == ErrorKind::Interrupted => {}
-                Err(error) => {
-                    self.is_broken |= error.kind() != ErrorKind::WouldBlock;
-                    break;
-                }
-            }
-        }
-        self.is_broken |= self.output.len() > UNREAD_BYTES_MAX;
     }
 }
 

@@ -1,6 +1,81 @@
-//! Container output: FIFOs, CRI log files, the keeper, and the capture of ExecSync.
+//! Container output: FIFOs, the keeper, CRI log files, and the captures of ExecSync.
+//!
+//! ```text
+//!  container ──▶ shim ──FIFO──▶ keeper: source ─▶ line ─▶ output ─▶ log_file ──▶ 0.log
+//!                        ▲         ▲
+//!       held open by     │         │ JSON lines over a socket:
+//!       the server, too  │         │ add, reopen, wait_drained, remove …
+//!                        └─ server: client
+//!
+//!  exec process ─▶ shim ──FIFO──▶ server: capture ─▶ the answer to ExecSync
+//! ```
+//!
+//! A shim blocks, and with it the container, when nobody reads its FIFO. Therefore the
+//! output of containers is read by a process of its own, the keeper, which stays when the
+//! server is restarted, upgraded or killed. The output of ExecSync, which is lost with its
+//! caller in any case, is read by the server itself.
+//!
+//! # Which file does what
+//!
+//! | file | what | runs in |
+//! |---|---|---|
+//! | [`fifo`] | makes, opens and removes FIFOs | both |
+//! | `client` | [`Keeper`]: the server's calls; starts and replaces the process | server |
+//! | `link` | one connection to a keeper: requests out, answers to whom they belong | server |
+//! | [`capture`] | the output of an exec process, up to a limit | server |
+//! | `protocol` | what the two say to each other | both |
+//! | [`keeper`] | the process: one thread that waits for clients, signals and ends | keeper |
+//! | `daemon` | session, cgroup, lock and socket of the process | keeper |
+//! | `connection` | a client, and the bounds of what it may send | keeper |
+//! | `lanes` | requests that touch files, in order for each container | keeper |
+//! | `engine` | the epoll and the workers that move the bytes | keeper |
+//! | `source` | one FIFO and its turns | keeper |
+//! | `gate` | one worker at a time for each container | keeper |
+//! | `rest` | streams that are left alone for a millisecond | keeper |
+//! | `line` | bytes to entries of the CRI log format, pure | keeper |
+//! | `output` | what both streams of a container share: log file, time, losses | keeper |
+//! | `log_file` | appends whole entries; what if the disk is full | keeper |
+//!
+//! # A burst, from the FIFO into the file
+//!
+//! epoll gives a readable FIFO to one worker (`engine`), which enters the container's gate
+//! and reads up to 256 KiB into its own memory, behind the unfinished line that was kept
+//! (`source`). The lines are copied into a second page with time, stream and tag in front
+//! (`line`), and the page is appended with one write (`output`, `log_file`). Nothing is
+//! allocated for a line, and the clock is read once a burst. Then the FIFO is armed again;
+//! or it rests for a millisecond, if it talks without pause in small pieces.
+//!
+//! # The keeper's life
+//!
+//! 1. The server's first call finds nobody at `<state>/keeper.sock` and starts
+//!    `longshore keeper`. It takes the lock beside the socket, leaves the server's session
+//!    and cgroup, listens, and says so on its standard output.
+//! 2. StartContainer adds a container before its task is made: FIFOs are open and the log
+//!    file exists when the shim comes. The kubelet's rotation reopens it. The exit waits
+//!    until it has drained, for a limited time, since a child of the container may hold a
+//!    stream for ever; then it is removed.
+//! 3. The server goes, for whatever reason: the keeper goes on. The next server adds what
+//!    runs, which changes nothing where the keeper knows it.
+//! 4. The keeper goes, by a bug or by somebody's hand: the server starts another one and
+//!    adds everything again. FIFOs keep what is in them meanwhile, since the server holds
+//!    an end of each. What the keeper had in hand is lost: the burst that it was writing,
+//!    and unfinished lines.
+//! 5. Nobody is connected and no stream is open: after a second the keeper ends.
+//!
+//! # What has a bound
+//!
+//! | what | bound |
+//! |---|---|
+//! | an unfinished line | the container's entry limit, at most [`LINE_BYTES_CAP`] |
+//! | a worker's memory | a read, its entries and a line without limit: about 4 MiB |
+//! | descriptors of a container | two FIFOs, a log file, the input's writing end |
+//! | large pipes | 128 of 1 MiB, the kernel's memory |
+//! | a client | connections, requests, bytes of each, unread answers: `connection`, [`keeper`] |
+//! | a capture | its caller's limit for each stream |
+
 pub mod capture;
 mod client;
+mod connection;
 mod daemon;
 mod engine;
 pub mod fifo;
@@ -14,6 +89,7 @@ mod output;
 mod protocol;
 mod rest;
 mod source;
+
 pub use client::{Keeper, KeeperOptions};
 pub use line::LINE_BYTES_CAP;
 pub use protocol::{ContainerIo, KeptIo};

@@ -228,6 +228,7 @@ fn malformed(error: &serde_json::Error) -> Error {
 mod tests {
     use super::*;
     use crate::error::not_found;
+    use proptest::prelude::*;
 
     #[test]
     fn requests_and_answers_come_back_as_they_went() {
@@ -273,5 +274,42 @@ mod tests {
         }
         let answer = read_answer(br#"{"seq":1,"error":{"kind":"odd","message":"m","x":1},"y":2}"#);
         assert_eq!(answer, Ok((1, Err(crate::error::unknown("m")))));
+    }
+
+    #[test]
+    fn a_request_that_is_too_long_is_not_sent() {
+        let request = Request::Reopen { id: "x".repeat(REQUEST_BYTES_MAX) };
+        assert_eq!(request_line(1, &request).expect_err("it is too long").kind(), Kind::InvalidArgument);
+    }
+
+    /// JSON that has a request's fields, of whatever types and values.
+    fn odd_request() -> impl Strategy<Value = String> {
+        let value = prop_oneof![
+            Just("null".to_owned()),
+            Just("{}".to_owned()),
+            Just(r#"{"id":"c","stdout":7}"#.to_owned()),
+            any::<i64>().prop_map(|number| number.to_string()),
+            any::<String>().prop_map(|text| Value::from(text).to_string()),
+            (0..200usize).prop_map(|depth| "[".repeat(depth) + &"]".repeat(depth)),
+        ];
+        let names = vec!["seq", "do", "id", "io", "limit_ms", "protocol", "version", "x"];
+        let name = proptest::sample::select(names);
+        let does = proptest::sample::select(&REQUESTS[..]).prop_map(|does| ("do", format!("{does:?}")));
+        let field = prop_oneof![3 => (name, value), 1 => does];
+        proptest::collection::vec(field, 0..6).prop_map(|fields| {
+            let fields = fields.iter().map(|(name, value)| format!("{name:?}:{value}"));
+            format!("{{{}}}", fields.collect::<Vec<_>>().join(","))
+        })
+    }
+
+    proptest! {
+        #[test]
+        fn whatever_comes_is_read_or_refused(line in odd_request(), bytes in proptest::collection::vec(any::<u8>(), 0..100)) {
+            let _ = (read_request(&bytes), read_answer(&bytes), read_answer(line.as_bytes()));
+            if let Ok((seq, Err(error))) = read_request(line.as_bytes()) {
+                // The refusal reaches its client.
+                prop_assert_eq!(read_answer(&answer_line(seq, Err(error.clone()))), Ok((seq, Err(error))));
+            }
+        }
     }
 }
