@@ -53,7 +53,7 @@ mod tests {
         let (stdout, stderr) = (Arc::new("stdout"), Arc::new("stderr"));
         assert!(gate.enter(&stdout));
         assert!(!gate.enter(&stderr));
-        assert_eq!(gate.leave(), [stderr.clone()]);
+        assert_eq!(gate.leave(), std::slice::from_ref(&stderr));
         assert!(gate.enter(&stderr));
         assert!(gate.leave().is_empty());
     }

@@ -1,0 +1,9 @@
+//! The keeper as a process of its own, with real FIFOs and files: what it writes, whom it
+//! outlives, who replaces it, whom it listens to, and when it ends.
+//!
+//! Each test has a state folder, and so a keeper, of its own, and ends it.
+
+mod clients;
+mod fixture;
+mod life;
+mod output;
