@@ -41,7 +41,7 @@ async fn main() {
     if std::env::args().any(|flag| flag == "--test") {
         return;
     }
-    let node = Node::with(Server::BuiltIn).start().await;
+    let node = Node::with(Server::BuiltIn).cni(harness::cni::usual()).start().await;
     let beside = Beside::start(&node).await;
     println!("containerd {}, {rounds} rounds, milliseconds", node.containerd_version());
     let servers = [("longshore", beside.cri().clone()), ("built-in", (*node).clone())];

@@ -150,7 +150,11 @@ impl Containerd {
         call: &'static str,
         work: impl Future<Output = Result<tonic::Response<T>, tonic::Status>>,
     ) -> Result<T> {
-        match tokio::time::timeout(limit, work).await {
+        let begun = std::time::Instant::now();
+        let answered = tokio::time::timeout(limit, work).await;
+        let is_ok = matches!(answered, Ok(Ok(_)));
+        tracing::debug!(call, elapsed_us = begun.elapsed().as_micros(), is_ok, "containerd");
+        match answered {
             Ok(Ok(response)) => Ok(response.into_inner()),
             Ok(Err(status)) => Err(error::from_status(call, &status)),
             Err(_) => Err(Error::new(

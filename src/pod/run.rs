@@ -20,7 +20,7 @@ use tracing::{error, info};
 use super::{Pods, files};
 use crate::config::{Handler, NetworkOrder};
 use crate::container::remove_folder;
-use crate::containerd::{ContainerRecord, ContainerUpdate, TaskRequest};
+use crate::containerd::{ContainerRecord, ContainerUpdate, Mount, TaskRequest};
 use crate::error::{Context, Result, invalid};
 use crate::flow::{self, Stage, Undo};
 use crate::ids::{self, PodId};
@@ -232,7 +232,7 @@ impl Pods {
         for folder in [self.containers.paths.pod_root(&id), self.containers.paths.pod_state(&id)] {
             resources.push("folders", move || async move { remove_folder(&folder).await });
         }
-        let network = self.acquire_netns(creation, stage, resources).await?;
+        let network = self.network_to_make(creation, resources);
         {
             let (containerd, snapshotter, id) = (containerd.clone(), snapshotter.clone(), id.clone());
             resources.push("snapshot", move || async move {
@@ -251,15 +251,10 @@ impl Pods {
         Ok((created_at, pid))
     }
 
-    /// Makes and pins the network namespace. The undo: CNI DEL, then the namespace.
-    async fn acquire_netns(
-        &self,
-        creation: &Creation,
-        stage: &Stage,
-        resources: &mut Undo,
-    ) -> Result<Option<PodNetwork>> {
-        let Some(path) = creation.netns.clone() else { return Ok(None) };
-        stage.set("making the network namespace");
+    /// The pod as its network sees it, and the undo of what is made of that: CNI DEL, then
+    /// the namespace.
+    fn network_to_make(&self, creation: &Creation, resources: &mut Undo) -> Option<PodNetwork> {
+        let path = creation.netns.clone()?;
         let network = PodNetwork {
             id: creation.id.to_string(),
             handler: creation.handler.name.clone(),
@@ -272,8 +267,7 @@ impl Pods {
             let (this, network) = (self.clone(), network.clone());
             resources.push("network", move || async move { this.network.detach(&network).await });
         }
-        netns::create(&path, self.containers.config.loopback).await?;
-        Ok(Some(network))
+        Some(network)
     }
 
     /// The two long poles, at the same time where possible.
@@ -287,20 +281,36 @@ impl Pods {
             creation.handler.network == NetworkOrder::First || spec::sysctls_need_network(&creation.config);
         let mut metadata = std::mem::take(&mut creation.metadata);
         let creation_ref: &Creation = creation;
-        let attach = self.attach_and_record(creation_ref, &mut metadata, network, stage);
-        let result = if first {
-            match attach.await {
-                Ok(()) => self.start_pause(creation_ref, stage).await,
-                Err(error) => Err(error),
+        // The namespace, and what the task needs besides it.
+        stage.set("making the network namespace");
+        let (made, rootfs) = tokio::join!(self.make_netns(creation_ref), self.prepare_pause(creation_ref));
+        let result = match made.and(rootfs) {
+            Err(error) => Err(error),
+            Ok(rootfs) => {
+                let attach = self.attach_and_record(creation_ref, &mut metadata, network, stage);
+                if first {
+                    match attach.await {
+                        Ok(()) => self.start_pause(creation_ref, rootfs, stage).await,
+                        Err(error) => Err(error),
+                    }
+                } else {
+                    // What the network does is the stage that others are told.
+                    let silent = Stage::default();
+                    let (attached, started) =
+                        tokio::join!(attach, self.start_pause(creation_ref, rootfs, &silent));
+                    attached.and(started)
+                }
             }
-        } else {
-            // What the network does is the stage that others are told.
-            let silent = Stage::default();
-            let (attached, started) = tokio::join!(attach, self.start_pause(creation_ref, &silent));
-            attached.and(started)
         };
         creation.metadata = metadata;
         result
+    }
+
+    async fn make_netns(&self, creation: &Creation) -> Result<()> {
+        match &creation.netns {
+            Some(path) => netns::create(path, self.containers.config.loopback).await,
+            None => Ok(()),
+        }
     }
 
     /// CNI ADD, and the record with its result and without the creating label.
@@ -327,10 +337,9 @@ impl Pods {
         self.containers.containerd.update_container(creation.id.as_str(), update).await
     }
 
-    /// Files, snapshot, task: pause runs.
-    async fn start_pause(&self, creation: &Creation, stage: &Stage) -> Result<u32> {
+    /// Files and snapshot of the pause container.
+    async fn prepare_pause(&self, creation: &Creation) -> Result<Vec<Mount>> {
         let containers = &self.containers;
-        let containerd = &containers.containerd;
         let (id, snapshotter) = (creation.id.as_str(), creation.handler.snapshotter.as_str());
         let request = files::PodFilesRequest {
             id: creation.id.clone(),
@@ -343,8 +352,14 @@ impl Pods {
             files::make(request, creation.config.clone()),
             containers.snapshot(id, &creation.image, snapshotter, id),
         );
-        made?;
-        let rootfs = rootfs?;
+        made.and(rootfs)
+    }
+
+    /// The task: pause runs.
+    async fn start_pause(&self, creation: &Creation, rootfs: Vec<Mount>, stage: &Stage) -> Result<u32> {
+        let containers = &self.containers;
+        let containerd = &containers.containerd;
+        let id = creation.id.as_str();
         stage.set("creating the task");
         let limit = Duration::from_secs(containers.config.file.sandbox.start_timeout_s);
         let task = TaskRequest {

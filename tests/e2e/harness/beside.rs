@@ -18,11 +18,11 @@ pub(crate) struct Beside {
 }
 
 impl Beside {
-    /// Starts one beside `node`'s server, with a network like the node's, and waits until
+    /// Starts one beside `node`'s server, with a network as [`cni::usual`], and waits until
     /// pods can be run.
     pub(crate) async fn start(node: &Node) -> Beside {
         let place = Arc::new(Place::new());
-        cni::prepare(&place, Some(&cni::bridge()), &[]);
+        cni::prepare(&place, Some(&cni::usual()), &[]);
         let hosts = place.path("certs").join(REGISTRY);
         std::fs::create_dir_all(&hosts).expect("a folder");
         std::fs::write(hosts.join("hosts.toml"), node.registry().hosts()).expect("a file");

@@ -27,6 +27,15 @@ pub(crate) fn bridge() -> Value {
     })
 }
 
+/// What nodes mostly have: [`bridge`] with masquerading, and host ports.
+pub(crate) fn usual() -> Value {
+    let mut list = bridge();
+    list["plugins"][0]["ipMasq"] = json!(true);
+    let plugins = list["plugins"].as_array_mut().expect("a list");
+    plugins.push(json!({ "type": "portmap", "capabilities": { "portMappings": true } }));
+    list
+}
+
 /// The folder with the configuration.
 pub(crate) fn conf_dir(place: &Place) -> PathBuf {
     place.path("cni/conf")
