@@ -11,6 +11,7 @@ mod choices;
 mod command;
 mod core;
 mod faults;
+mod harness_check;
 mod load;
 mod neighbours;
 mod restart;

@@ -92,12 +92,7 @@ impl Node {
     pub(crate) async fn finish(self) {
         let traces = self.traces();
         if self.parts.containerd.is_started() {
-            leaks::assert_none("with all pods removed", async || {
-                let mut found = traces.on_the_machine();
-                found.extend(leaks::in_containerd(&self.parts.containerd).await);
-                found
-            })
-            .await;
+            leaks::assert_none("with all pods removed", async || self.leftovers().await).await;
         }
         if let Some(longshore) = &self.parts.longshore
             && longshore.is_started()
@@ -109,6 +104,13 @@ impl Node {
             self.parts.containerd.terminate().await;
         }
         leaks::assert_none("after the end of containerd", async || traces.at_the_end()).await;
+    }
+
+    /// What there is of pods now: on the machine, and in containerd.
+    pub(crate) async fn leftovers(&self) -> Vec<String> {
+        let mut found = self.traces().on_the_machine();
+        found.extend(leaks::in_containerd(&self.parts.containerd).await);
+        found
     }
 
     fn traces(&self) -> Traces<'_> {

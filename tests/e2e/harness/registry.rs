@@ -2,6 +2,7 @@
 //!
 //! It is shared by the nodes of a test process that live at the same time.
 
+use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, Weak};
 use std::time::Instant;
@@ -12,12 +13,18 @@ use super::images::{Blob, Image, REGISTRY, standard};
 use super::process::{Process, command};
 use super::{LIMIT, PAUSE};
 
+/// How its folders begin, and the file in there that is locked while it lives.
+const PREFIX: &str = "ls-registry-";
+const LOCK: &str = "lock";
+
 /// A registry. References name it [`REGISTRY`], whatever its port.
 pub(crate) struct Registry {
     address: String,
     // Ended before its folder goes.
     _process: Process,
     folder: TempDir,
+    // Held for as long as the folder is somebody's.
+    _lock: File,
 }
 
 impl Registry {
@@ -35,7 +42,13 @@ impl Registry {
     }
 
     fn start() -> Registry {
-        let folder = tempfile::Builder::new().prefix("ls-registry-").tempdir().expect("a folder");
+        remove_abandoned();
+        let folder = tempfile::Builder::new().prefix(PREFIX).tempdir().expect("a folder");
+        // It has its name only once it is locked.
+        let (early, file) = (folder.path().join("early"), folder.path().join(LOCK));
+        let lock = File::create(&early).expect("a lock");
+        lock.try_lock().expect("a lock of a new folder");
+        std::fs::rename(early, file).expect("a lock");
         let file = folder.path().join("config.yml");
         let data = folder.path().join("data");
         let config = format!(
@@ -57,7 +70,7 @@ impl Registry {
             assert!(process.is_alive() && Instant::now() < end, "docker-registry does not serve:\n{log}");
             std::thread::sleep(PAUSE);
         };
-        let registry = Registry { address, _process: process, folder };
+        let registry = Registry { address, _process: process, folder, _lock: lock };
         for (name, image) in standard() {
             registry.push(name, &image);
         }
@@ -113,6 +126,18 @@ impl Registry {
 
     fn data(&self) -> PathBuf {
         self.folder.path().join("data/docker/registry/v2")
+    }
+}
+
+/// Removes the folders of test processes that were killed.
+fn remove_abandoned() {
+    for entry in std::fs::read_dir(std::env::temp_dir()).into_iter().flatten().flatten() {
+        let is_registry = entry.file_name().to_string_lossy().starts_with(PREFIX);
+        // One without a lock is just being made.
+        let lock = File::open(entry.path().join(LOCK));
+        if is_registry && lock.is_ok_and(|lock| lock.try_lock().is_ok()) {
+            let _ = std::fs::remove_dir_all(entry.path());
+        }
     }
 }
 
