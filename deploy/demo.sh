@@ -10,7 +10,7 @@ BRIDGE=lsdemo0
 SUBNET=10.244.253.0/24
 IMAGE=demo.local/busybox:1
 
-[ ! -x tests/setup.sh ] || tests/setup.sh
+tests/setup.sh
 cargo build --release --locked --bin longshore --example demo
 
 work=$(mktemp -d /tmp/longshore-demo.XXXXXX)
