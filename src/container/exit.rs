@@ -73,7 +73,9 @@ impl Containers {
         if before.finished_at != 0 {
             return self.discard_task(container.id.as_str()).await;
         }
-        let oom = exit.code == KILLED && before.reason.is_empty() && self.was_oom_killed(container).await;
+        // The event of an OOM kill may be late; SIGKILL from here needs no other reason.
+        let is_unexplained = exit.code == KILLED && before.reason.is_empty() && !container.is_kill_sent();
+        let oom = is_unexplained && self.was_oom_killed(container).await;
         let drain_limit = Duration::from_secs(self.config.file.container.exit_drain_timeout_s);
         let drained = async {
             match self.keeper.drained(container.id.as_str(), drain_limit).await {

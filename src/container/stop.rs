@@ -70,6 +70,7 @@ impl Containers {
     /// SIGKILL, again and again, until the exit is recorded.
     async fn kill_container(&self, container: &Arc<Container>) -> Result<()> {
         let end = tokio::time::Instant::now() + KILL_LIMIT;
+        container.mark_kill_sent();
         while tokio::time::Instant::now() < end {
             self.signal(container, SIGKILL).await?;
             if tokio::time::timeout(KILL_AGAIN, container.ended()).await.is_ok() {

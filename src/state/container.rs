@@ -12,6 +12,7 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use tokio::sync::{Mutex, watch};
 use tracing::error;
@@ -142,7 +143,9 @@ pub struct Container {
     /// What the file had that we do not know.
     extra: serde_json::Map<String, serde_json::Value>,
     /// Whether the stop signal was sent (CTR-34).
-    stop_sent: std::sync::atomic::AtomicBool,
+    stop_sent: AtomicBool,
+    /// Whether it was sent SIGKILL from here.
+    kill_sent: AtomicBool,
 }
 
 impl Container {
@@ -159,7 +162,8 @@ impl Container {
             changing: Mutex::default(),
             dir,
             extra: serde_json::Map::new(),
-            stop_sent: std::sync::atomic::AtomicBool::new(false),
+            stop_sent: AtomicBool::new(false),
+            kill_sent: AtomicBool::new(false),
         }
     }
 
@@ -197,12 +201,22 @@ impl Container {
 
     /// Marks the stop signal as sent, and says whether this was the first time.
     pub fn mark_stop_sent(&self) -> bool {
-        !self.stop_sent.swap(true, std::sync::atomic::Ordering::Relaxed)
+        !self.stop_sent.swap(true, Ordering::Relaxed)
     }
 
     /// Takes the mark back: the signal could not be sent.
     pub fn unmark_stop_sent(&self) {
-        self.stop_sent.store(false, std::sync::atomic::Ordering::Relaxed);
+        self.stop_sent.store(false, Ordering::Relaxed);
+    }
+
+    /// Marks that it is sent SIGKILL from here: its end by that needs no other reason.
+    pub fn mark_kill_sent(&self) {
+        self.kill_sent.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether it was sent SIGKILL from here.
+    pub fn is_kill_sent(&self) -> bool {
+        self.kill_sent.load(Ordering::Relaxed)
     }
 
     /// Changes the status: `change` decides, the file is written, the new status published.
