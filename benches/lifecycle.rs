@@ -3,7 +3,7 @@
 //! One private containerd has its CRI plugin enabled; longshore uses another namespace of
 //! it. Each round runs one pod with one container through its whole life on one server,
 //! then on the other, so that both see the same machine. The table gives milliseconds and
-//! the ratio of the medians. Then eight pods at a time on either, and what the servers
+//! the ratio of the medians. Then a hundred pods on either, ten at a time, and what the servers
 //! have taken of memory and CPU.
 //!
 //! `ROUNDS=50 cargo bench --bench lifecycle` for more rounds than the usual 30.
@@ -31,8 +31,8 @@ const CALLS: [&str; 8] = [
 /// Rounds that are not counted.
 const WARM_UP: usize = 3;
 /// Pods at a time, and how many there are of them.
-const PARALLEL: usize = 8;
-const PARALLEL_PODS: usize = 40;
+const PARALLEL: usize = 10;
+const PARALLEL_PODS: usize = 100;
 
 #[tokio::main]
 async fn main() {
