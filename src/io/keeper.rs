@@ -37,6 +37,8 @@ use crate::sys::signal::Signals;
 
 /// Connections at most: the server's, and tools that look.
 const CONNECTIONS_MAX: usize = 32;
+/// How long it waits for its first client, which is busy with its own start.
+const FIRST_CLIENT_LIMIT: Duration = Duration::from_secs(10);
 /// How long new clients wait when the descriptors have run out.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// How often a container's losses are told (LOG-10).
@@ -51,7 +53,7 @@ pub struct Options {
     pub socket: PathBuf,
     /// Threads that move output.
     pub workers: usize,
-    /// How long it waits for work when it has none.
+    /// How long it waits for work when it has none, once it has had a client.
     pub grace: Duration,
 }
 
@@ -92,6 +94,7 @@ pub fn run(options: &Options) -> Result<()> {
         losses: HashMap::new(),
         next_loss_check: None,
         idle_since: Some(Instant::now()),
+        grace: FIRST_CLIENT_LIMIT.max(options.grace),
         is_over: false,
     };
     info!(socket = %options.socket.display(), workers = options.workers, "the log keeper is ready");
@@ -99,7 +102,10 @@ pub fn run(options: &Options) -> Result<()> {
     let _ = stdout.write_all(b"ready\n").and_then(|()| stdout.flush());
     daemon::close_stdout();
     while !keeper.is_over {
-        keeper.step(&signals, options.grace)?;
+        keeper.step(&signals)?;
+        if !keeper.connections.is_empty() {
+            keeper.grace = options.grace;
+        }
     }
     // The lock is still held: nobody else's socket is removed.
     let _ = std::fs::remove_file(&options.socket);
@@ -121,6 +127,8 @@ struct Keeper {
     next_loss_check: Option<Instant>,
     /// Since when there is nothing to do.
     idle_since: Option<Instant>,
+    /// For how long that may be so.
+    grace: Duration,
     is_over: bool,
 }
 
@@ -150,8 +158,8 @@ const FIXED: usize = 4;
 
 impl Keeper {
     /// Waits for something to happen and does what it asks for.
-    fn step(&mut self, signals: &Signals, grace: Duration) -> Result<()> {
-        let timeout = self.timeout(grace);
+    fn step(&mut self, signals: &Signals) -> Result<()> {
+        let timeout = self.timeout();
         let ids: Vec<u64> = self.connections.keys().copied().collect();
         let ready = {
             let has_room = ids.len() < CONNECTIONS_MAX && self.accept_at.is_none();
@@ -192,24 +200,24 @@ impl Keeper {
         }
         self.connections.retain(|_, connection| !connection.is_broken());
         self.waits.retain(|wait| self.connections.contains_key(&wait.connection));
-        self.rest(grace);
+        self.rest();
         Ok(())
     }
 
     /// How long nothing needs to be done.
-    fn timeout(&self, grace: Duration) -> Option<Timespec> {
-        let idle = self.idle_since.map(|since| since + grace);
+    fn timeout(&self) -> Option<Timespec> {
+        let idle = self.idle_since.map(|since| since + self.grace);
         let waits = self.waits.iter().map(|wait| wait.until);
         let next = waits.chain(idle).chain(self.next_loss_check).chain(self.accept_at).min()?;
         Timespec::try_from(next.saturating_duration_since(Instant::now())).ok()
     }
 
-    /// Ends when there was nothing to do for the time of `grace`.
-    fn rest(&mut self, grace: Duration) {
+    /// Ends when there was nothing to do for long enough.
+    fn rest(&mut self) {
         let is_idle = self.connections.is_empty() && self.has_nothing_open();
         if !is_idle {
             self.idle_since = None;
-        } else if self.idle_since.get_or_insert_with(Instant::now).elapsed() >= grace {
+        } else if self.idle_since.get_or_insert_with(Instant::now).elapsed() >= self.grace {
             self.is_over = true;
         }
     }
