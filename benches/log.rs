@@ -76,9 +76,9 @@ impl Case {
     /// One keeper, its containers, and a look into their logs.
     async fn run(&self, folder: &Path) -> anyhow::Result<Figures> {
         let folder = tempfile::tempdir_in(folder)?;
+        let output = Arc::new(numbered_lines(self.bytes / self.containers / self.streams));
         let process = Process::start(folder.path())?;
         let keeper = Keeper::new(output::exe(), folder.path(), KeeperOptions::default());
-        let output = Arc::new(numbered_lines(self.bytes / self.containers / self.streams));
         let mut writers = Vec::new();
         for number in 0..self.containers {
             let io = self.add(&keeper, folder.path(), &format!("c{number}")).await?;

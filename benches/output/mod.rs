@@ -3,6 +3,7 @@
 
 use std::fs::File;
 use std::io::{Read, Write};
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
@@ -61,7 +62,11 @@ pub(crate) fn check(path: &Path, output: &[u8], streams: usize) -> anyhow::Resul
 }
 
 /// A keeper, ended with the value.
-pub(crate) struct Process(Child);
+pub(crate) struct Process {
+    child: Child,
+    /// Without a client it would end by itself before long.
+    client: Option<UnixStream>,
+}
 
 impl Process {
     /// Starts the keeper of the state folder `folder`.
@@ -71,19 +76,20 @@ impl Process {
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null());
         let mut child = command.spawn()?;
         let ready = child.stdout.take().map(|mut stdout| stdout.read(&mut [0; 16]));
-        let process = Process(child);
+        let mut process = Process { child, client: None };
         ensure!(matches!(ready, Some(Ok(1..))), "the keeper does not start");
+        process.client = Some(UnixStream::connect(folder.join("keeper.sock")).context("reach the keeper")?);
         Ok(process)
     }
 
     /// Processor time so far, in seconds.
     pub(crate) fn processor_s(&self) -> anyhow::Result<f64> {
-        processor_s(self.0.id())
+        processor_s(self.child.id())
     }
 
     /// The most memory that it has had.
     pub(crate) fn memory_kib(&self) -> anyhow::Result<u64> {
-        let status = std::fs::read_to_string(format!("/proc/{}/status", self.0.id()))?;
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id()))?;
         let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).context("no VmHWM")?;
         Ok(peak.trim().trim_end_matches(" kB").parse()?)
     }
@@ -91,8 +97,9 @@ impl Process {
 
 impl Drop for Process {
     fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
+        self.client = None;
+        let _ = self.child.kill();
+        let _ = self.child.wait();
     }
 }
 
