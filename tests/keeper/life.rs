@@ -82,6 +82,30 @@ async fn signals_of_a_service_manager_do_not_stop_the_logs() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_terminal_or_journal_that_has_gone_does_not_stop_the_logs() {
+    let scene = Scene::new();
+    let mut command = Command::new(exe());
+    command.arg("keeper").arg("--socket").arg(scene.socket()).stdout(Stdio::null());
+    let mut child = command.stderr(Stdio::piped()).spawn().expect("started");
+    let first = until("a keeper listens", || scene.connect().ok());
+    let process = scene.running();
+    let keeper = scene.client();
+    let io = scene.io("c1");
+    keeper.add(io.clone()).await.expect("added");
+    let (mut stdout, _stderr) = Shim::pair(&io);
+    drop((child.stderr.take(), first));
+    // It says something about the signal, which nobody reads.
+    process.signal(Signal::TERM);
+    assert_eq!(keeper.list().await.expect("listed").len(), 1);
+    stdout.write("still here\n");
+    scene.logged("c1", "still here");
+    assert_eq!(scene.running().pid, process.pid);
+    drop(keeper);
+    process.signal(Signal::KILL);
+    child.wait().expect("it was started");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_killed_keeper_is_replaced_and_containers_do_not_notice() {
     let scene = Scene::new();
     let keeper = scene.client();
