@@ -170,7 +170,7 @@ impl Engine {
     pub(super) fn remove(&self, id: &str) {
         let Some(container) = lock(&self.shared.containers).remove(id) else { return };
         for source in &container.sources {
-            source.leave();
+            source.retire();
             lock(&self.shared.sources).remove(&source.mark);
         }
         let new_buffers = || Buffers::new(container.output.line_bytes_max, LAST_READ_BYTES);
@@ -287,12 +287,12 @@ impl Shared {
 
     /// Gives `source` its turn and sees to it that it gets another.
     fn serve(&self, source: Arc<Source>, buffers: &mut Buffers, pass: Pass) {
-        if source.is_leaving() || !source.enter() {
+        if source.is_retired() || !source.enter() {
             return;
         }
         let mut state = lock(&source.state);
         let turn = catch_unwind(AssertUnwindSafe(|| source.turn(&mut state, buffers, pass)));
-        self.hand_out(source.leave_to());
+        self.hand_out(source.exit());
         match turn {
             Ok(Turn::Again) => self.arm(&source, &state),
             Ok(Turn::Rest) => {
@@ -314,7 +314,7 @@ impl Shared {
 
     /// Lets streams that had to wait for another of their container have their turn.
     fn hand_out(&self, waiting: Vec<Arc<Source>>) {
-        for source in waiting.iter().filter(|source| !source.is_leaving()) {
+        for source in waiting.iter().filter(|source| !source.is_retired()) {
             self.arm(source, &lock(&source.state));
         }
     }

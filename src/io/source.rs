@@ -48,7 +48,7 @@ pub(super) struct Source {
     stream: Stream,
     identity: fifo::Identity,
     /// Set when the container is being removed: the turn under way ends early.
-    is_leaving: AtomicBool,
+    is_retired: AtomicBool,
     /// Who has a turn with a stream of the container is inside.
     gate: Arc<Gate<Source>>,
     large_pipes: Arc<LargePipes>,
@@ -144,7 +144,7 @@ impl Source {
             state: Mutex::new(state),
             stream,
             identity,
-            is_leaving: AtomicBool::new(false),
+            is_retired: AtomicBool::new(false),
             gate: common.gate.clone(),
             large_pipes: common.large_pipes.clone(),
         })
@@ -156,13 +156,13 @@ impl Source {
     }
 
     /// Asks the turn under way to end early, and lets no other begin.
-    pub(super) fn leave(&self) {
-        self.is_leaving.store(true, Ordering::Release);
+    pub(super) fn retire(&self) {
+        self.is_retired.store(true, Ordering::Release);
     }
 
     /// Whether the container is being removed.
-    pub(super) fn is_leaving(&self) -> bool {
-        self.is_leaving.load(Ordering::Acquire)
+    pub(super) fn is_retired(&self) -> bool {
+        self.is_retired.load(Ordering::Acquire)
     }
 
     /// Goes in for a turn; false if another stream of the container has one, at whose end
@@ -173,7 +173,7 @@ impl Source {
 
     /// Goes out, with the streams that came meanwhile.
     #[must_use]
-    pub(super) fn leave_to(&self) -> Vec<Arc<Source>> {
+    pub(super) fn exit(&self) -> Vec<Arc<Source>> {
         self.gate.leave()
     }
 
@@ -216,7 +216,7 @@ impl Source {
             if count < asked && !is_hung_up {
                 return state.pause(moved);
             }
-            if self.is_leaving() {
+            if self.is_retired() {
                 return Turn::Again;
             }
         }

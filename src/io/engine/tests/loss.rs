@@ -112,7 +112,7 @@ fn a_log_file_that_hangs_holds_up_no_other_container() {
     scene.drained("c2");
     assert_eq!(shown(other.log_path.as_deref().expect("it has one")), ["stdout F free"]);
     assert!(!scene.engine.get("c1").expect("known").is_drained);
-    scene.engine.shared.hand_out(stuck.leave_to());
+    scene.engine.shared.hand_out(stuck.exit());
     scene.drained("c1");
     assert_eq!(shown(&scene.log()).len(), 2);
 }
