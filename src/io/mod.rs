@@ -49,7 +49,7 @@
 //!
 //! 1. The server's first call finds nobody at `<state>/keeper.sock` and starts
 //!    `longshore keeper`. It takes the lock beside the socket, leaves the server's session
-//!    and cgroup, listens, and says so on its standard output.
+//!    and cgroup, listens, says so on its standard output, and waits for the server.
 //! 2. StartContainer adds a container before its task is made: FIFOs are open and the log
 //!    file exists when the shim comes. The kubelet's rotation reopens it. The exit waits
 //!    until it has drained, for a limited time, since a child of the container may hold a
@@ -67,7 +67,7 @@
 //! | what | bound |
 //! |---|---|
 //! | an unfinished line | the container's entry limit, at most [`LINE_BYTES_CAP`] |
-//! | a worker's memory | a read, its entries and a line without limit: about 4 MiB |
+//! | a worker's memory | a read, its entries and lines without limit: less than 3 MiB |
 //! | descriptors of a container | two FIFOs, a log file, the input's writing end |
 //! | large pipes | 128 of 1 MiB, the kernel's memory |
 //! | a client | connections, requests, bytes of each, unread answers: `connection`, [`keeper`] |
