@@ -5,6 +5,7 @@
 
 pub mod file;
 mod locate;
+mod proxies;
 pub mod runtimes;
 
 use std::fmt;
@@ -12,6 +13,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 pub use file::File;
+pub use proxies::Proxies;
 pub use runtimes::{CgroupDriver, Handler, NetworkOrder};
 
 /// A mistake in the configuration: the key and what is wrong with it.
@@ -75,6 +77,8 @@ pub struct Config {
     pub loopback: Loopback,
     /// Whether OOM scores are kept at or above the server's own.
     pub restrict_oom_score_adj: bool,
+    /// The proxies on the way to registries.
+    pub proxies: Proxies,
 }
 
 /// `[log]`, validated.
@@ -122,11 +126,15 @@ impl Config {
     /// What is wrong, with file, line and key.
     pub fn load(path: Option<&Path>, overrides: &Overrides) -> Result<Config, ConfigError> {
         let Some(path) = path else {
-            return Config::from_text("", Path::new("(defaults)"), overrides);
+            return Config::from_text("", Path::new("(defaults)"), overrides).map(Config::in_environment);
         };
         let text = std::fs::read_to_string(path)
             .map_err(|error| ConfigError(format!("configuration {}: {error}", path.display())))?;
-        Config::from_text(&text, path, overrides)
+        Config::from_text(&text, path, overrides).map(Config::in_environment)
+    }
+
+    fn in_environment(self) -> Config {
+        Config { proxies: Proxies::of_environment(), ..self }
     }
 
     fn from_text(text: &str, path: &Path, overrides: &Overrides) -> Result<Config, ConfigError> {
@@ -193,7 +201,16 @@ impl Config {
                 format!("there is no handler {default_handler:?} below runtime.handlers"),
             ));
         }
-        Ok(Config { log, handlers, default_handler, ip_preference, loopback, restrict_oom_score_adj, file })
+        Ok(Config {
+            log,
+            handlers,
+            default_handler,
+            ip_preference,
+            loopback,
+            restrict_oom_score_adj,
+            proxies: Proxies::default(),
+            file,
+        })
     }
 
     /// The handler of a pod that asks for `name`, the default one for an empty name (SBX-11).
@@ -210,6 +227,13 @@ impl Config {
     #[must_use]
     pub fn default_handler(&self) -> &Handler {
         self.handler("").expect("the default handler was validated")
+    }
+
+    /// How long a pull may wait for a byte; none for as long as it takes (IMG-31).
+    #[must_use]
+    pub fn pull_progress_limit(&self) -> Option<Duration> {
+        let limit_s = self.file.image.pull_progress_timeout_s;
+        (limit_s > 0).then(|| Duration::from_secs(limit_s))
     }
 
     /// The limit of containerd calls that have none of their own.

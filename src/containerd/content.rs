@@ -15,6 +15,9 @@ use super::wire::{Wire, leased};
 use super::{Containerd, MESSAGE_BYTES_MAX};
 use crate::error::{Error, Kind, Result, internal, unknown};
 
+/// How many writes of one ingest are under way at the same time: the next one is on its
+/// way while containerd hashes and stores the last.
+const WRITES_AHEAD: usize = 2;
 /// The least limit of a commit, in which containerd flushes a whole layer to the disk.
 const COMMIT_LIMIT: Duration = Duration::from_secs(600);
 
@@ -136,6 +139,7 @@ impl Containerd {
             requests,
             answers,
             offset: 0,
+            unanswered: 0,
             size,
             digest: digest.into(),
         };
@@ -149,7 +153,10 @@ pub struct ContentWriter {
     containerd: Containerd,
     requests: mpsc::Sender<api::WriteContentRequest>,
     answers: Streaming<api::WriteContentResponse>,
+    /// Behind the last byte that was sent.
     offset: i64,
+    /// Writes whose answers have not come yet.
+    unanswered: usize,
     size: i64,
     digest: String,
 }
@@ -169,19 +176,37 @@ impl ContentWriter {
         self.offset
     }
 
-    /// Appends `data` (at most a few MiB at a time).
+    /// Appends `data` (at most a few MiB at a time). That it was stored is known after
+    /// one of the next writes, or [`ContentWriter::settle`].
     ///
     /// # Errors
-    /// Unknown when containerd wrote less, Unavailable when it went away.
+    /// Those of this write or an earlier one: Unknown when containerd wrote less,
+    /// Unavailable when it went away.
     pub async fn write(&mut self, data: Vec<u8>) -> Result<()> {
-        let want = self.offset + i64::try_from(data.len()).unwrap_or(i64::MAX);
+        let length = i64::try_from(data.len()).unwrap_or(i64::MAX);
         self.send(WriteAction::Write, data, HashMap::new()).await?;
-        self.offset = self.answer().await?.offset;
-        if self.offset != want {
-            return Err(unknown(format!(
-                "containerd's Content.Write: at offset {}, expected {want}",
-                self.offset
-            )));
+        (self.offset, self.unanswered) = (self.offset + length, self.unanswered + 1);
+        self.wait_for_all_but(WRITES_AHEAD - 1).await
+    }
+
+    /// Waits until all that was written is stored.
+    ///
+    /// # Errors
+    /// As [`ContentWriter::write`].
+    pub async fn settle(&mut self) -> Result<()> {
+        self.wait_for_all_but(0).await
+    }
+
+    async fn wait_for_all_but(&mut self, count: usize) -> Result<()> {
+        while self.unanswered > count {
+            let offset = self.answer().await?.offset;
+            self.unanswered -= 1;
+            if self.unanswered == 0 && offset != self.offset {
+                return Err(unknown(format!(
+                    "containerd's Content.Write: at offset {offset}, expected {}",
+                    self.offset
+                )));
+            }
         }
         Ok(())
     }
@@ -189,19 +214,21 @@ impl ContentWriter {
     /// Starts again at byte 0.
     ///
     /// # Errors
-    /// Unavailable when containerd went away.
+    /// As [`ContentWriter::write`].
     pub async fn truncate(&mut self) -> Result<()> {
+        self.settle().await?;
         self.offset = 0;
         self.send(WriteAction::Write, Vec::new(), HashMap::new()).await?;
         self.offset = self.answer().await?.offset;
         Ok(())
     }
 
-    /// Ends the ingest: containerd checks size and digest.
+    /// Ends the ingest, and the writer with it: containerd checks size and digest.
     ///
     /// # Errors
     /// FailedPrecondition for a wrong size or digest. That the blob exists is fine.
-    pub async fn commit(mut self, labels: HashMap<String, String>) -> Result<()> {
+    pub async fn commit(&mut self, labels: HashMap<String, String>) -> Result<()> {
+        self.settle().await?;
         self.send(WriteAction::Commit, Vec::new(), labels).await?;
         match self.answer_within(self.containerd.call_timeout.max(COMMIT_LIMIT)).await {
             Err(error) if error.kind() != Kind::AlreadyExists => Err(error),

@@ -26,6 +26,9 @@ pub(super) fn from_status(call: &str, status: &Status) -> Error {
         source = cause.source();
     }
     let kind = if is_transport(status) { Kind::Unavailable } else { kind };
+    // containerd has no code for this one.
+    let is_full = kind == Kind::Unknown && message.contains("no space left on device");
+    let kind = if is_full { Kind::ResourceExhausted } else { kind };
     if kind == Kind::Unavailable {
         message = format!("containerd does not answer: {message}");
     }

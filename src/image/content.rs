@@ -135,7 +135,7 @@ pub(super) async fn open(
 pub(super) async fn commit(
     containerd: &Containerd,
     work: &Work,
-    writer: ContentWriter,
+    mut writer: ContentWriter,
     descriptor: &Descriptor,
     labels: HashMap<String, String>,
 ) -> Result<()> {
@@ -255,6 +255,7 @@ mod tests {
         let manifest = Document::Manifest(document::Manifest {
             config: described(document::OCI_CONFIG, "d"),
             layers: vec![described(document::OCI_LAYER, "e"), described(document::OCI_LAYER, "f")],
+            elsewhere: HashMap::new(),
         });
         let labels = |document| {
             let mut all: Vec<_> = child_labels(document).into_iter().collect();

@@ -9,6 +9,7 @@
 
 use std::collections::HashMap;
 
+use http::Uri;
 use serde::de::IgnoredAny;
 use serde::{Deserialize, Deserializer};
 
@@ -24,6 +25,8 @@ pub(super) const MANIFEST_BYTES_MAX: usize = 4 << 20;
 pub(super) const CONFIG_BYTES_MAX: usize = 8 << 20;
 /// The most manifests of an index that are looked at.
 const MANIFESTS_MAX: usize = 2000;
+/// The most places of one layer besides the registry.
+const URLS_MAX: usize = 8;
 /// The most layers of an image: more than any file system stacks.
 const LAYERS_MAX: usize = 1000;
 
@@ -57,6 +60,8 @@ pub(super) struct Entry {
 pub(super) struct Manifest {
     pub(super) config: Descriptor,
     pub(super) layers: Vec<Descriptor>,
+    /// Where layers lie besides the registry, by digest.
+    pub(super) elsewhere: HashMap<String, Vec<Uri>>,
 }
 
 /// Index or manifest, as far as a media type tells.
@@ -127,9 +132,22 @@ struct RawDescriptor {
     #[serde(default, deserialize_with = "null")]
     annotations: HashMap<String, String>,
     platform: Option<Platform>,
+    #[serde(default, deserialize_with = "null")]
+    urls: Vec<String>,
 }
 
 impl RawDescriptor {
+    /// Those of its URLs that can be asked. One with a user in it is none of them.
+    fn elsewhere(&self) -> Option<(String, Vec<Uri>)> {
+        let uris = self.urls.iter().filter_map(|url| url.parse::<Uri>().ok());
+        let usable = uris.filter(|uri| {
+            matches!(uri.scheme_str(), Some("http" | "https"))
+                && uri.authority().is_some_and(|authority| !authority.as_str().contains('@'))
+        });
+        let list: Vec<Uri> = usable.take(URLS_MAX).collect();
+        (!list.is_empty()).then(|| (self.digest.clone(), list))
+    }
+
     fn checked(self) -> Result<Entry> {
         if !is_digest(&self.digest) {
             return Err(invalid(format!("{:?} is not a digest", self.digest)));
@@ -165,10 +183,13 @@ pub(super) fn parse(descriptor: &Descriptor, data: &[u8]) -> Result<(Shape, Docu
             Shape::Index => Document::Index(entries(raw.manifests.unwrap_or_default(), MANIFESTS_MAX)?),
             Shape::Manifest => {
                 let config = raw.config.ok_or_else(|| invalid("a manifest without a config"))?.checked()?;
-                let layers = entries(raw.layers.unwrap_or_default(), LAYERS_MAX)?;
+                let layers = raw.layers.unwrap_or_default();
+                let elsewhere = layers.iter().filter_map(RawDescriptor::elsewhere).collect();
+                let layers = entries(layers, LAYERS_MAX)?;
                 Document::Manifest(Manifest {
                     config: config.descriptor,
                     layers: layers.into_iter().map(|layer| layer.descriptor).collect(),
+                    elsewhere,
                 })
             }
         };
@@ -319,6 +340,16 @@ mod tests {
         }
         let negative = manifest.replace("\"size\":3", "\"size\":-3");
         assert!(parse(&described(OCI_MANIFEST), negative.as_bytes()).is_err());
+    }
+
+    #[test]
+    fn places_besides_the_registry_are_kept_as_far_as_they_can_be_asked() {
+        let urls = r#","urls":["https://cdn.example/a?b=c","ftp://x/y","https://u:p@x/y","no url"]}"#;
+        let layer = child(OCI_LAYER).replace('}', urls);
+        let manifest = format!(r#"{{"config":{},"layers":[{layer}]}}"#, child(OCI_CONFIG));
+        let (_, document) = parse(&described(OCI_MANIFEST), manifest.as_bytes()).expect("valid");
+        let Document::Manifest(manifest) = document else { panic!("a manifest") };
+        assert_eq!(manifest.elsewhere[DIGEST], ["https://cdn.example/a?b=c"]);
     }
 
     #[test]

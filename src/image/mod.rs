@@ -20,6 +20,7 @@ mod fs_info;
 mod load;
 mod pause;
 mod platform;
+mod progress;
 mod pull;
 mod reference;
 mod registry;
@@ -34,6 +35,7 @@ mod work;
 use std::collections::HashSet;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use tracing::warn;
 
@@ -45,6 +47,7 @@ use reference::Reference;
 
 pub use fs_info::FsUsage;
 pub use pause::PAUSE_REFERENCE;
+pub use progress::{LayerProgress, LayerState, PullState};
 pub use pull::Pull;
 
 /// An image that this node can start.
@@ -83,6 +86,7 @@ struct Inner {
     /// Blobs that are being fetched.
     blobs: Keyed,
     pulls: Shared<String>,
+    running: progress::Running,
     accounts: users::AccountsCache,
     usage: fs_info::UsageCache,
     settings: Settings,
@@ -99,6 +103,7 @@ struct Settings {
     /// The configured pause image; none for the built-in one.
     pause: Option<Reference>,
     downloads_max: usize,
+    progress_limit: Option<Duration>,
     state: PathBuf,
 }
 
@@ -116,6 +121,7 @@ impl Images {
             snapshots: Keyed::default(),
             blobs: Keyed::default(),
             pulls: Shared::default(),
+            running: progress::Running::default(),
             accounts: users::AccountsCache::default(),
             usage: fs_info::UsageCache::default(),
             settings: Settings::new(config),
@@ -127,6 +133,12 @@ impl Images {
     #[must_use]
     pub fn find(&self, text: &str) -> Option<Arc<Image>> {
         self.0.table.find(text)
+    }
+
+    /// The pulls that run, the oldest first.
+    #[must_use]
+    pub fn running_pulls(&self) -> Vec<PullState> {
+        self.0.running.states()
     }
 
     /// All images, each once (IMG-12).
@@ -173,6 +185,7 @@ impl Settings {
             pinned: pinned.chain([own]).collect(),
             pause,
             downloads_max: image.max_concurrent_downloads,
+            progress_limit: config.pull_progress_limit(),
             state: config.file.state.clone(),
         }
     }

@@ -5,18 +5,20 @@
 //! reference with the same credentials share one pull; a pull whose last caller went
 //! away stops, and takes away what it began (IMG-32, IMG-33).
 
+use std::sync::Arc;
 use std::time::Instant;
 
-use prost::Message;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
+use super::Images;
 use super::fetch::Fetch;
+use super::progress::Progress;
 use super::reference::{Object, Reference};
+use super::registry::{Credentials, with_context};
 use super::tree::{self, Source, Tree};
 use super::unpack::Unpack;
 use super::work::Work;
-use super::{Images, digest, registry};
 use crate::containerd::{Descriptor, ImageRecord};
 use crate::error::{Result, canceled};
 use crate::flow::Flow;
@@ -27,8 +29,7 @@ use crate::proto::cri;
 pub struct Pull {
     /// The image as the kubelet names it.
     pub image: cri::ImageSpec,
-    /// The kubelet's credentials. Not given to a registry yet; a registry that wants
-    /// them is named in the error.
+    /// The kubelet's credentials; none for an anonymous pull.
     pub auth: Option<cri::AuthConfig>,
     /// For which snapshotter it is unpacked (IMG-36).
     pub snapshotter: String,
@@ -39,62 +40,81 @@ impl Images {
     /// unless another caller waits for the same.
     ///
     /// # Errors
-    /// InvalidArgument for a reference that is none; NotFound if the registry does not
-    /// have it; Unimplemented if it wants credentials or has Docker's schema 1; Unknown
-    /// with `RegistryUnavailable` in front if it cannot be reached (ERR-08); else what
-    /// went wrong on the way.
+    /// InvalidArgument for a reference that is none or credentials that cannot be read;
+    /// NotFound if the registry does not have it; Unimplemented for Docker's schema 1;
+    /// DeadlineExceeded if no byte comes any more; ResourceExhausted for a full disk;
+    /// Unknown with `RegistryUnavailable` in front if no registry can be reached
+    /// (ERR-08); else what went wrong on the way.
     pub async fn pull(&self, flow: &Flow, request: Pull) -> Result<String> {
         let reference = Reference::parse(&request.image.image)?;
-        // Credentials are part of what is shared, but stay out of the key (IMG-33).
-        let auth = request.auth.map(|auth| digest::of(&auth.encode_to_vec())).unwrap_or_default();
-        let key = format!("{reference} {} {auth}", request.snapshotter);
         let what = format!("pull image {:?}", request.image.image);
-        let (images, snapshotter) = (self.clone(), request.snapshotter);
+        let credentials = Credentials::new(request.auth.as_ref()).map_err(|error| error.context(&what))?;
+        // Who has other credentials does not share the work (IMG-33).
+        let key = format!("{reference} {} {}", request.snapshotter, credentials.fingerprint());
+        let task = Task { images: self.clone(), reference, credentials, snapshotter: request.snapshotter };
         self.0
             .pulls
-            .run(flow, &key, |stop| async move { images.pull_until(&reference, &snapshotter, stop).await })
+            .run(flow, &key, |stop| task.run_until(stop))
             .await
-            .map_err(|error| registry::with_context(error, &what))
+            .map_err(|error| with_context(error, &what))
     }
+}
 
-    async fn pull_until(
-        &self,
-        reference: &Reference,
-        snapshotter: &str,
-        stop: CancellationToken,
-    ) -> Result<String> {
+/// One pull, however many wait for it.
+struct Task {
+    images: Images,
+    reference: Reference,
+    credentials: Credentials,
+    snapshotter: String,
+}
+
+impl Task {
+    async fn run_until(self, stop: CancellationToken) -> Result<String> {
+        let Images(inner) = &self.images;
+        let reference = &self.reference;
         let started = Instant::now();
-        let work = self.0.leases.begin(&self.0.containerd).await?;
+        let progress = Arc::new(Progress::new(&reference.to_string(), &self.snapshotter));
+        let _listed = inner.running.list(progress.clone());
+        let work = inner.leases.begin(&inner.containerd).await?;
         let result = tokio::select! {
-            result = self.pull_under(&work, reference, snapshotter) => result,
+            result = self.run_under(&work, &progress) => result,
+            error = progress.stuck(inner.settings.progress_limit) => Err(error),
             () = stop.cancelled() => Err(canceled("nobody waits for it any more")),
+            never = progress.tell() => match never {},
         };
         // The transfers have ended here: what they left can be taken away.
         work.end().await;
         let seconds = started.elapsed().as_secs_f32();
         match &result {
-            Ok(id) => info!(%reference, id, seconds, "pulled an image"),
+            Ok(id) => info!(%reference, id, seconds, bytes = progress.received_bytes(), "pulled an image"),
             Err(error) => warn!(%reference, %error, seconds, "an image was not pulled"),
         }
         result
     }
 
-    async fn pull_under(&self, work: &Work, reference: &Reference, snapshotter: &str) -> Result<String> {
-        let repository = self.0.registry.repository(reference).await?;
+    async fn run_under(&self, work: &Work, progress: &Arc<Progress>) -> Result<String> {
+        let Task { images, reference, snapshotter, .. } = self;
+        let Images(inner) = images;
+        let credentials = self.credentials.clone();
+        let repository = inner.registry.repository(reference, credentials, progress.clone()).await?;
+        let repository = &repository;
         let mut target = repository.resolve(reference).await?;
-        let source = Source::Registry { repository: &repository, reference, work };
-        let tree = tree::walk(&self.0.containerd, &source, &self.0.node, &target).await?;
+        let source = Source::Registry { repository, reference, work };
+        let tree = tree::walk(&inner.containerd, &source, &inner.node, &target).await?;
+        progress.layers(tree.layers.iter());
         if tree.manifest.digest == target.digest {
             // The server need not have said what kind of document it is.
             target.media_type.clone_from(&tree.manifest.media_type);
         }
-        let fetch = Some(Fetch { images: self, work, repository: &repository, reference });
+        let fetch = Some(Fetch { images, work, repository, reference, tree: &tree });
         let name = reference.to_string();
-        Unpack { images: self, work, tree: &tree, snapshotter, name: &name, fetch }.run().await?;
-        self.set_names(work, reference, &target, &tree).await?;
+        Unpack { images, work, tree: &tree, snapshotter, name: &name, fetch }.run().await?;
+        images.set_names(work, reference, &target, &tree).await?;
         Ok(tree.config.digest)
     }
+}
 
+impl Images {
     /// The records of a pulled image: the tag, the digest and the id (IMG-04).
     async fn set_names(
         &self,

@@ -5,7 +5,9 @@
 //! config. The same walk serves a pull, which fetches what the store lacks and keeps it
 //! under the pull's lease, and everything later, which only reads the store.
 
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
+
+use http::Uri;
 
 use super::content;
 use super::digest::chain_ids;
@@ -33,6 +35,8 @@ pub(super) struct Tree {
     pub(super) config: Descriptor,
     /// Its layers, lowest first.
     pub(super) layers: Vec<Descriptor>,
+    /// Where layers lie besides the registry, by digest.
+    pub(super) elsewhere: HashMap<String, Vec<Uri>>,
     /// The names of the layers' snapshots.
     pub(super) chain_ids: Vec<String>,
     /// The digests of the layers as plain tar.
@@ -135,6 +139,7 @@ fn tree(manifest: Descriptor, parts: Manifest, config: Config, above: u64) -> Re
         manifest,
         config: parts.config,
         layers: parts.layers,
+        elsewhere: parts.elsewhere,
         chain_ids: chain_ids(&diff_ids),
         diff_ids,
         parsed: config,

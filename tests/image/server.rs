@@ -28,6 +28,9 @@ impl Canned {
                 let (answer, seen) = (answer.clone(), seen.clone());
                 tokio::spawn(async move {
                     let head = read_head(&mut stream).await;
+                    if head.is_empty() {
+                        return;
+                    }
                     let line = head.lines().next().unwrap_or_default().to_owned();
                     seen.lock().expect("lock").push(head);
                     let _ = stream.write_all(&answer(&line)).await;
@@ -64,6 +67,8 @@ async fn read_head(stream: &mut TcpStream) -> String {
     let mut head = Vec::new();
     while !head.ends_with(b"\r\n\r\n") && head.len() < 65536 {
         match stream.read_u8().await {
+            // TLS begins so; it is not spoken here.
+            Ok(0x16) if head.is_empty() => break,
             Ok(byte) => head.push(byte),
             Err(_) => break,
         }
@@ -135,6 +140,9 @@ struct Pass {
 impl Pass {
     async fn serve(self, mut client: TcpStream) {
         let head = read_head(&mut client).await;
+        if head.is_empty() {
+            return;
+        }
         let line = head.lines().next().unwrap_or_default().to_owned();
         let stops = line.contains(&self.stops_at);
         self.requests.lock().expect("lock").push(line);

@@ -104,7 +104,11 @@ impl BuiltIn {
     /// What goes into the content store, children first, with its labels.
     fn parts(&self) -> [(&Part, HashMap<String, String>); 3] {
         let layer = HashMap::from([("containerd.io/uncompressed".to_owned(), self.layer.0.digest.clone())]);
-        let manifest = Manifest { config: self.config.0.clone(), layers: vec![self.layer.0.clone()] };
+        let manifest = Manifest {
+            config: self.config.0.clone(),
+            layers: vec![self.layer.0.clone()],
+            elsewhere: HashMap::new(),
+        };
         let manifest = content::child_labels(&Document::Manifest(manifest));
         [(&self.layer, layer), (&self.config, HashMap::new()), (&self.manifest, manifest)]
     }

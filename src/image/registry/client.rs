@@ -1,155 +1,173 @@
-//! HTTP for registries: GET and HEAD over http/1.1, with bounds.
+//! HTTP for registries: requests over http/1.1, with bounds.
 //!
-//! Redirects are followed by ourselves, a few times only: a request to another host
+//! Redirects are followed by ourselves, a few times only: a request to another place
 //! carries nothing that was meant for the registry, and a redirect from https to plain
-//! http is only followed to content whose digest is known. No wait for a byte is
-//! longer than the idle limit (IMG-31), no body is read beyond the size that it was
-//! announced with. What a failure says never holds a query or the user part of a URL
-//! (IMG-19): storage services put signatures there.
+//! http is only followed to content whose digest is known. What a failure says never
+//! holds a query or the user part of a URL (IMG-19): storage services put signatures
+//! there.
 
+use std::collections::HashMap;
 use std::error::Error as StdError;
 use std::future::Future;
-use std::sync::Arc;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex};
+use std::task::{Context, Poll};
 use std::time::Duration;
 
-use http::header::{ACCEPT, CONTENT_LENGTH, HOST, LOCATION, USER_AGENT};
-use http::{HeaderMap, Method, Request, StatusCode, Uri};
-use http_body_util::{BodyExt, Empty};
+use http::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, LOCATION, PROXY_AUTHORIZATION, RANGE, USER_AGENT};
+use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Uri};
+use http_body_util::Full;
 use hyper::body::{Bytes, Incoming};
 use hyper_rustls::HttpsConnector;
-use hyper_util::client::legacy::connect::HttpConnector;
-use hyper_util::rt::TokioExecutor;
-use rustls::crypto::ring;
-use rustls::{ClientConfig, RootCertStore};
-use tracing::{debug, warn};
+use hyper_util::rt::{TokioExecutor, TokioTimer};
+use tower::Service;
 
-use crate::error::{Result, internal};
+use super::cause::Cause;
+use super::proxy::{Dialer, Rules};
+use super::trust::{System, Trust};
+use super::words::printable;
+use crate::config::Proxies;
+use crate::error::Result;
+use crate::flow::lock;
 
-/// How long a server may take to accept a connection.
+/// How long a server may take to accept a connection, where nothing else is configured.
 const CONNECT_LIMIT: Duration = Duration::from_secs(30);
+/// How long it may take to agree on TLS after that.
+const HANDSHAKE_LIMIT: Duration = Duration::from_secs(10);
 /// How long an unused connection is kept.
 const POOL_LIMIT: Duration = Duration::from_secs(30);
 /// The most unused connections to one server.
 const POOL_MAX: usize = 4;
+/// The most clients that are kept: one for each way to trust a server.
+const CLIENTS_MAX: usize = 32;
 /// The most redirects of one request.
 const REDIRECTS_MAX: usize = 5;
-/// The most bytes of an error's body that are read.
-const ERROR_BYTES_MAX: usize = 4096;
-/// The most characters of a server's own words that an error repeats.
-const WORDS_MAX: usize = 256;
-/// How long an error's body is waited for.
-const ERROR_LIMIT: Duration = Duration::from_secs(5);
+/// How much is read from a connection at once; many pulls have many of them.
+const READ_BYTES: usize = 128 << 10;
 
-/// Why a server did not give what it was asked for.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(in crate::image) enum Cause {
-    /// There is no connection to it (IMG-38).
-    Unreachable(String),
-    /// It does not have it.
-    NotFound,
-    /// It wants to know who asks; the scheme that it proposes.
-    Unauthorized(String),
-    /// It answered something else, or broke off.
-    Failed(String),
-    /// What it sent is not what was asked for (IMG-28).
-    Corrupt(String),
+/// All clients.
+pub(super) struct Clients {
+    system: System,
+    rules: Rules,
+    by_trust: Mutex<HashMap<Arc<Trust>, Client>>,
 }
 
-/// The client. Cheap to clone.
+impl Clients {
+    /// Clients that trust the system's authorities and use `proxies`. Blocks.
+    pub(super) fn new(proxies: &Proxies) -> Clients {
+        Clients { system: System::load(), rules: Rules::new(proxies), by_trust: Mutex::default() }
+    }
+
+    /// The client for servers with `trust`; its connections are kept from pull to pull.
+    ///
+    /// # Errors
+    /// InvalidArgument for certificates that are none.
+    pub(super) fn with(&self, trust: &Arc<Trust>) -> Result<Client> {
+        if let Some(client) = lock(&self.by_trust).get(trust) {
+            return Ok(client.clone());
+        }
+        let connect_limit = trust.connect_limit.unwrap_or(CONNECT_LIMIT);
+        let dialer = Dialer::new(self.rules.clone(), connect_limit);
+        let connector = hyper_rustls::HttpsConnectorBuilder::new()
+            .with_tls_config(self.system.tls(trust)?)
+            .https_or_http()
+            .enable_http1()
+            .wrap_connector(dialer);
+        let connector = Patient { connector, limit: connect_limit + HANDSHAKE_LIMIT };
+        let http = hyper_util::client::legacy::Client::builder(TokioExecutor::new())
+            .pool_idle_timeout(POOL_LIMIT)
+            .pool_max_idle_per_host(POOL_MAX)
+            .pool_timer(TokioTimer::new())
+            .http1_read_buf_exact_size(READ_BYTES)
+            .build(connector);
+        let client = Client { http, rules: self.rules.clone() };
+        let mut by_trust = lock(&self.by_trust);
+        if by_trust.len() >= CLIENTS_MAX {
+            // Certificates were exchanged so often: what is in use lives on.
+            by_trust.clear();
+        }
+        by_trust.insert(trust.clone(), client.clone());
+        Ok(client)
+    }
+}
+
+/// A client. Cheap to clone.
 #[derive(Clone)]
 pub(super) struct Client {
-    http: hyper_util::client::legacy::Client<HttpsConnector<HttpConnector>, Empty<Bytes>>,
-    idle_limit: Option<Duration>,
+    http: hyper_util::client::legacy::Client<Patient, Full<Bytes>>,
+    rules: Rules,
+}
+
+/// Makes connections, and does not wait for ever for the other side's part of TLS.
+#[derive(Clone)]
+struct Patient {
+    connector: HttpsConnector<Dialer>,
+    limit: Duration,
+}
+
+type BoxError = Box<dyn StdError + Send + Sync>;
+
+impl Service<Uri> for Patient {
+    type Response = <HttpsConnector<Dialer> as Service<Uri>>::Response;
+    type Error = BoxError;
+    type Future = Pin<Box<dyn Future<Output = Result<Self::Response, BoxError>> + Send>>;
+
+    fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
+        self.connector.poll_ready(context)
+    }
+
+    fn call(&mut self, destination: Uri) -> Self::Future {
+        let connected = tokio::time::timeout(self.limit, self.connector.call(destination));
+        Box::pin(async move { connected.await.unwrap_or_else(|_| Err(no_handshake().into())) })
+    }
 }
 
 /// What is asked.
 pub(super) struct Ask<'a> {
     pub(super) method: Method,
     pub(super) uri: Uri,
+    /// What is meant for this very server: it goes nowhere else.
+    pub(super) headers: &'a HeaderMap,
+    pub(super) authorization: Option<&'a HeaderValue>,
     /// Media types; empty for any.
-    pub(super) accept: &'a str,
+    pub(super) accept: &'static str,
+    /// The first byte that is wanted.
+    pub(super) offset: u64,
+    /// A form to be sent; such a request is not redirected.
+    pub(super) form: Option<String>,
     /// Whether the answer is checked against a digest that is known beforehand.
     pub(super) is_verified: bool,
+    /// How long nothing may come.
+    pub(super) stall_limit: Duration,
 }
 
-/// A good answer.
-pub(super) struct Answer {
-    pub(super) headers: HeaderMap,
-    body: Incoming,
-    idle_limit: Option<Duration>,
-}
-
-/// A body of a known size that is being read.
-pub(in crate::image) struct Body {
-    incoming: Incoming,
-    left: u64,
-    idle_limit: Option<Duration>,
+/// An answer, whatever it says.
+pub(super) struct Answered {
+    pub(super) response: Response<Incoming>,
+    /// Whether it came from another place than was asked.
+    pub(super) is_elsewhere: bool,
 }
 
 impl Client {
-    /// A client that trusts the system's certificate authorities. Blocks.
-    ///
-    /// # Errors
-    /// Internal if TLS cannot be set up.
-    pub(super) fn new(idle_limit: Option<Duration>) -> Result<Client> {
-        let mut roots = RootCertStore::empty();
-        let loaded = rustls_native_certs::load_native_certs();
-        let (added, ignored) = roots.add_parsable_certificates(loaded.certs);
-        for error in &loaded.errors {
-            warn!(%error, "certificate authorities of the system could not be read");
-        }
-        debug!(added, ignored, "certificate authorities");
-        let tls = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
-            .with_safe_default_protocol_versions()
-            .map_err(|error| internal(format!("set up TLS: {error}")))?
-            .with_root_certificates(roots)
-            .with_no_client_auth();
-        let mut connector = HttpConnector::new();
-        connector.enforce_http(false);
-        connector.set_connect_timeout(Some(CONNECT_LIMIT));
-        connector.set_nodelay(true);
-        connector.set_keepalive(Some(Duration::from_secs(30)));
-        let connector = hyper_rustls::HttpsConnectorBuilder::new()
-            .with_tls_config(tls)
-            .https_or_http()
-            .enable_http1()
-            .wrap_connector(connector);
-        let http = hyper_util::client::legacy::Client::builder(TokioExecutor::new())
-            .pool_idle_timeout(POOL_LIMIT)
-            .pool_max_idle_per_host(POOL_MAX)
-            .build(connector);
-        Ok(Client { http, idle_limit })
-    }
-
-    /// Asks, follows redirects, and gives the answer if it is a good one.
-    pub(super) async fn ask(&self, ask: Ask<'_>) -> Result<Answer, Cause> {
+    /// Asks and follows redirects.
+    pub(super) async fn send(&self, ask: &Ask<'_>) -> Result<Answered, Cause> {
         let mut uri = ask.uri.clone();
         for _ in 0..=REDIRECTS_MAX {
-            let mut request = Request::builder()
-                .method(ask.method.clone())
-                .uri(uri.clone())
-                .header(USER_AGENT, concat!("longshore/", env!("CARGO_PKG_VERSION")));
-            if !ask.accept.is_empty() && uri.authority() == ask.uri.authority() {
-                request = request.header(ACCEPT, ask.accept);
-            }
-            let request = request
-                .body(Empty::new())
-                .map_err(|error| Cause::Failed(format!("the request cannot be made: {error}")))?;
-            debug_assert!(!request.headers().contains_key(HOST), "hyper sets it for each host");
-            let response =
-                idle(self.idle_limit, self.http.request(request)).await?.map_err(|error| explain(&error))?;
+            let is_elsewhere = origin(&uri) != origin(&ask.uri);
+            let request = self.request(ask, &uri, is_elsewhere)?;
+            let response = unless_stalled(ask.stall_limit, self.http.request(request)).await?;
+            let response = response.map_err(|error| explain(&error))?;
             let status = response.status();
-            if status.is_success() {
-                let (parts, body) = response.into_parts();
-                return Ok(Answer { headers: parts.headers, body, idle_limit: self.idle_limit });
-            }
             if !is_redirect(status) {
-                return Err(refusal(status, response).await);
+                return Ok(Answered { response, is_elsewhere });
             }
             let location = response.headers().get(LOCATION).and_then(|value| value.to_str().ok());
             let next = location.and_then(|location| resolve(&uri, location)).ok_or_else(|| {
                 Cause::Failed(format!("answered {status} without a place that can be followed"))
             })?;
+            if ask.form.is_some() {
+                return Err(Cause::Failed(format!("answered {status} to a request with credentials")));
+            }
             if uri.scheme_str() == Some("https") && next.scheme_str() == Some("http") && !ask.is_verified {
                 return Err(Cause::Failed("redirects from https to plain http".into()));
             }
@@ -157,83 +175,53 @@ impl Client {
         }
         Err(Cause::Failed(format!("redirects more than {REDIRECTS_MAX} times")))
     }
-}
 
-impl Answer {
-    /// What the server says about the size.
-    pub(super) fn size(&self) -> Option<u64> {
-        self.headers.get(CONTENT_LENGTH)?.to_str().ok()?.parse().ok()
-    }
-
-    /// The body, which must have `size` bytes.
-    pub(super) fn body(self, size: u64) -> Result<Body, Cause> {
-        match self.size() {
-            Some(other) if other != size => {
-                Err(Cause::Corrupt(format!("sends {other} bytes instead of {size}")))
-            }
-            _ => Ok(Body { incoming: self.body, left: size, idle_limit: self.idle_limit }),
+    fn request(&self, ask: &Ask<'_>, uri: &Uri, is_elsewhere: bool) -> Result<Request<Full<Bytes>>, Cause> {
+        let mut request = Request::builder().method(ask.method.clone()).uri(uri.clone());
+        let headers = request.headers_mut().ok_or_else(|| Cause::Failed("is not a URL".into()))?;
+        headers
+            .insert(USER_AGENT, HeaderValue::from_static(concat!("longshore/", env!("CARGO_PKG_VERSION"))));
+        if ask.offset > 0 {
+            headers.insert(RANGE, HeaderValue::try_from(format!("bytes={}-", ask.offset)).expect("digits"));
         }
-    }
-
-    /// The whole body, whatever its size below `bytes_max`.
-    pub(super) async fn collect(self, bytes_max: usize) -> Result<Vec<u8>, Cause> {
-        collect(self.body, bytes_max, self.idle_limit).await
-    }
-}
-
-impl Body {
-    /// The next bytes; none at the end.
-    pub(in crate::image) async fn chunk(&mut self) -> Result<Option<Bytes>, Cause> {
-        while let Some(data) = next(&mut self.incoming, self.idle_limit).await? {
-            let length = data.len() as u64;
-            if length > self.left {
-                return Err(Cause::Corrupt("sends more bytes than it should".into()));
+        if !is_elsewhere {
+            if !ask.accept.is_empty() {
+                headers.insert(ACCEPT, HeaderValue::from_static(ask.accept));
             }
-            self.left -= length;
-            if length > 0 {
-                return Ok(Some(data));
+            if let Some(authorization) = ask.authorization {
+                headers.insert(AUTHORIZATION, authorization.clone());
+            }
+            for (name, value) in ask.headers {
+                // Credentials of the pull go before those of the configuration.
+                if name != AUTHORIZATION || ask.authorization.is_none() {
+                    headers.append(name, value.clone());
+                }
             }
         }
-        if self.left > 0 {
-            return Err(Cause::Failed(format!("broke off {} bytes before the end", self.left)));
+        if let Some(authorization) = self.rules.authorization(uri) {
+            headers.insert(PROXY_AUTHORIZATION, authorization);
         }
-        Ok(None)
+        if ask.form.is_some() {
+            headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/x-www-form-urlencoded"));
+        }
+        let body = ask.form.clone().map_or_else(Full::default, |form| Full::new(form.into()));
+        request.body(body).map_err(|error| Cause::Failed(format!("the request cannot be made: {error}")))
     }
 }
 
-async fn next(incoming: &mut Incoming, idle_limit: Option<Duration>) -> Result<Option<Bytes>, Cause> {
-    loop {
-        let Some(frame) = idle(idle_limit, incoming.frame()).await? else { return Ok(None) };
-        let frame = frame.map_err(|error| Cause::Failed(format!("broke off: {}", innermost(&error))))?;
-        // Trailers say nothing to us.
-        if let Ok(data) = frame.into_data() {
-            return Ok(Some(data));
-        }
-    }
+fn no_handshake() -> std::io::Error {
+    std::io::Error::new(std::io::ErrorKind::TimedOut, "no answer to the handshake")
 }
 
-async fn collect(
-    mut incoming: Incoming,
-    bytes_max: usize,
-    limit: Option<Duration>,
-) -> Result<Vec<u8>, Cause> {
-    let mut data = Vec::new();
-    while let Some(chunk) = next(&mut incoming, limit).await? {
-        if data.len() + chunk.len() > bytes_max {
-            return Err(Cause::Failed(format!("sends more than {bytes_max} bytes")));
-        }
-        data.extend_from_slice(&chunk);
-    }
-    Ok(data)
+/// Waits for `work` as long as a server may be silent.
+pub(super) async fn unless_stalled<T>(limit: Duration, work: impl Future<Output = T>) -> Result<T, Cause> {
+    tokio::time::timeout(limit, work)
+        .await
+        .map_err(|_| Cause::Broken(format!("sent nothing for {} s", limit.as_secs_f32())))
 }
 
-async fn idle<T>(limit: Option<Duration>, work: impl Future<Output = T>) -> Result<T, Cause> {
-    match limit {
-        None => Ok(work.await),
-        Some(limit) => tokio::time::timeout(limit, work)
-            .await
-            .map_err(|_| Cause::Failed(format!("sent nothing for {} s", limit.as_secs_f32()))),
-    }
+fn origin(uri: &Uri) -> (Option<&str>, Option<&str>) {
+    (uri.scheme_str(), uri.authority().map(|authority| authority.as_str()))
 }
 
 fn is_redirect(status: StatusCode) -> bool {
@@ -260,57 +248,23 @@ fn resolve(base: &Uri, location: &str) -> Option<Uri> {
     usable.then_some(uri)
 }
 
-/// What an answer that is no success means.
-async fn refusal(status: StatusCode, response: http::Response<Incoming>) -> Cause {
-    if status == StatusCode::NOT_FOUND {
-        return Cause::NotFound;
-    }
-    if status == StatusCode::UNAUTHORIZED {
-        let scheme = response.headers().get("www-authenticate").and_then(|value| value.to_str().ok());
-        let scheme = scheme.and_then(|text| text.split_whitespace().next()).unwrap_or_default();
-        return Cause::Unauthorized(printable(scheme));
-    }
-    let body = tokio::time::timeout(ERROR_LIMIT, collect(response.into_body(), ERROR_BYTES_MAX, None));
-    let words = match body.await {
-        Ok(Ok(data)) => words(&data),
-        _ => String::new(),
-    };
-    Cause::Failed(format!("answered {status}{}{words}", if words.is_empty() { "" } else { ": " }))
-}
-
-/// A registry's own words, from the form that the distribution specification gives errors.
-fn words(data: &[u8]) -> String {
-    #[derive(serde::Deserialize)]
-    struct Errors {
-        errors: Vec<Item>,
-    }
-    #[derive(serde::Deserialize)]
-    #[serde(default)]
-    #[derive(Default)]
-    struct Item {
-        code: String,
-        message: String,
-    }
-    let Ok(errors) = serde_json::from_slice::<Errors>(data) else { return String::new() };
-    let texts = errors.errors.iter().map(|item| match item.message.as_str() {
-        "" => item.code.clone(),
-        message => format!("{}: {message}", item.code),
-    });
-    printable(&texts.collect::<Vec<_>>().join("; "))
-}
-
-/// Someone else's text as it may stand in a message of ours.
-fn printable(text: &str) -> String {
-    text.chars().filter(|c| !c.is_control()).take(WORDS_MAX).collect()
-}
-
 /// What an error of the connection means.
 fn explain(error: &hyper_util::client::legacy::Error) -> Cause {
     if let Some(tls) = tls_error(error) {
-        return Cause::Failed(format!("TLS: {tls}"));
+        let text = format!("TLS: {tls}");
+        return match tls {
+            rustls::Error::InvalidMessage(_) => Cause::NotTls(text),
+            _ => Cause::Failed(text),
+        };
     }
     let text = innermost(error);
-    if error.is_connect() { Cause::Unreachable(text) } else { Cause::Failed(text) }
+    // An error of the connection itself is wrapped in one of the connector's: here the
+    // other side hung up on TLS, or waits for more, and may not have understood it.
+    let is_handshake = error.source().is_some_and(|source| source.is::<std::io::Error>());
+    if error.is_connect() && is_handshake {
+        return Cause::NotTls(format!("TLS: {text}"));
+    }
+    if error.is_connect() { Cause::Unreachable(text) } else { Cause::Broken(text) }
 }
 
 /// The error of TLS that is behind another: that one reached the server.
@@ -326,7 +280,8 @@ fn tls_error<'a>(error: &'a (dyn StdError + 'static)) -> Option<&'a rustls::Erro
     }
 }
 
-fn innermost(error: &(dyn StdError + 'static)) -> String {
+/// The first cause of an error, in words.
+pub(super) fn innermost(error: &(dyn StdError + 'static)) -> String {
     let mut cause = error;
     while let Some(source) = cause.source() {
         cause = source;
@@ -356,16 +311,5 @@ mod tests {
         ] {
             assert_eq!(resolve(&base, location).map(|uri| uri.to_string()).as_deref(), want, "{location}");
         }
-    }
-
-    #[test]
-    fn a_registrys_words_are_repeated_with_bounds() {
-        assert_eq!(
-            words(br#"{"errors":[{"code":"TOOMANYREQUESTS","message":"slow\ndown","detail":{"x":1}},{"code":"B"}]}"#),
-            "TOOMANYREQUESTS: slowdown; B"
-        );
-        assert_eq!(words(b"<html>"), "");
-        let long = format!(r#"{{"errors":[{{"code":"{}"}}]}}"#, "x".repeat(1000));
-        assert_eq!(words(long.as_bytes()).len(), WORDS_MAX);
     }
 }

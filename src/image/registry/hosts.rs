@@ -1,32 +1,26 @@
-//! Which servers are asked for the images of a registry: `hosts.toml`.
+//! Which servers are asked for the images of a registry.
 //!
 //! In each folder of `image.registry_config_dirs` a registry may have a folder of its
 //! own, under its name, with the port as `_port_` or `:port`, or share the folder
-//! `_default` (IMG-20). Its `hosts.toml` is read anew for each pull:
+//! `_default` (IMG-20). The first folder that is found decides. Its `hosts.toml`
+//! ([`file`]) is read anew for each pull; without one its certificates count (Docker's
+//! layout, IMG-25): `*.crt` are authorities, `*.cert` with `*.key` pairs of a client.
 //!
-//! ```toml
-//! server = "https://registry.example.com"   # the upstream, asked last
-//!
-//! [host."https://mirror.example.com"]       # mirrors, asked in this order (IMG-22)
-//!   capabilities = ["pull", "resolve"]
-//!   override_path = false
-//! ```
-//!
-//! A key that would change whom we trust or what we tell a server (`ca`, `client`,
-//! `skip_verify`, `header`) and is not served stops the pull: going on without it could
-//! send a request where it was not meant to go. A file that does not parse stops it too.
+//! A file that does not parse, or names a certificate that cannot be read, stops the
+//! pull: going on without it could send a request where it was not meant to go.
+
+mod file;
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
-use toml::de::{DeTable, DeValue};
-use tracing::warn;
+use http::HeaderMap;
 
-use crate::error::{Context, Result, invalid, unimplemented};
+use super::trust::{ClientPair, Pem, Trust};
+use crate::error::{Context, Result, invalid};
 
 /// The largest hosts.toml.
 const FILE_BYTES_MAX: u64 = 1 << 20;
-/// The most servers that one registry has.
-const HOSTS_MAX: usize = 64;
 
 /// A server that is asked for images of a registry.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -41,20 +35,37 @@ pub(super) struct Endpoint {
     pub(super) resolves: bool,
     /// Whether content comes from it.
     pub(super) pulls: bool,
+    /// Whether it is spoken to in the clear if it does not speak TLS.
+    pub(super) falls_back: bool,
+    /// What is sent along with each request to it. The values are secrets.
+    pub(super) headers: HeaderMap,
+    /// Whom it must convince, and who we are.
+    pub(super) trust: Arc<Trust>,
 }
 
 impl Endpoint {
-    /// Where the images of `domain` are without any configuration.
-    fn upstream(domain: &str) -> Endpoint {
+    /// Where the images of `domain` are when no URL says so (IMG-23).
+    ///
+    /// A loopback host with a port that says nothing is tried with TLS first, whatever
+    /// its certificate, and then in the clear.
+    fn upstream(domain: &str, trust: Trust) -> Endpoint {
         // Docker Hub's registry has another name than its images.
         let authority = if domain == "docker.io" { "registry-1.docker.io" } else { domain };
-        let scheme = if is_plain(authority) { "http" } else { "https" };
+        let (scheme, falls_back, skips) = match (is_loopback(authority), port(authority)) {
+            (false, _) => ("https", false, false),
+            (true, Some(80)) => ("http", false, false),
+            (true, None | Some(443)) => ("https", false, true),
+            (true, Some(_)) => ("https", true, true),
+        };
         Endpoint {
             origin: format!("{scheme}://{authority}"),
             authority: authority.to_owned(),
             root: "/v2".to_owned(),
             resolves: true,
             pulls: true,
+            falls_back,
+            headers: HeaderMap::new(),
+            trust: Arc::new(Trust { skip_verify: trust.skip_verify || skips, ..trust }),
         }
     }
 
@@ -67,32 +78,29 @@ impl Endpoint {
 /// The servers for `domain` in the order in which they are asked. Blocks.
 ///
 /// # Errors
-/// InvalidArgument or Unimplemented for a file that cannot be followed, with its path.
+/// InvalidArgument for a file that cannot be followed, with its path.
 pub(super) fn endpoints(folders: &[PathBuf], domain: &str) -> Result<Vec<Endpoint>> {
-    for folder in folders {
-        for name in folder_names(domain) {
-            let folder = folder.join(name);
-            if !folder.is_dir() {
-                continue;
-            }
-            let file = folder.join("hosts.toml");
-            let text = match std::fs::metadata(&file) {
-                Ok(metadata) if metadata.len() > FILE_BYTES_MAX => {
-                    return Err(invalid(format!("{}: larger than {FILE_BYTES_MAX} bytes", file.display())));
-                }
-                _ => std::fs::read_to_string(&file),
-            };
-            return match text {
-                Ok(text) => parse(&text, domain).context(|| file.display()),
-                Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
-                    refuse_certificates(&folder)?;
-                    Ok(vec![Endpoint::upstream(domain)])
-                }
-                Err(error) => Err(error).context(|| file.display()),
-            };
+    let Some(folder) = folder_of(folders, domain) else {
+        return Ok(vec![Endpoint::upstream(domain, Trust::default())]);
+    };
+    let path = folder.join("hosts.toml");
+    match read(&path, FILE_BYTES_MAX) {
+        Ok(text) if !text.is_empty() => {
+            let text = String::from_utf8(text).map_err(|_| invalid("it is not UTF-8"));
+            text.and_then(|text| file::parse(&text, domain, &folder)).context(|| path.display())
         }
+        Err(error) if !error.is_not_found() => Err(error),
+        _ => Ok(vec![Endpoint::upstream(domain, certificates_in(&folder)?)]),
     }
-    Ok(vec![Endpoint::upstream(domain)])
+}
+
+/// The folder with the configuration of the registry `domain`, if there is one.
+pub(in crate::image) fn folder_of(folders: &[PathBuf], domain: &str) -> Option<PathBuf> {
+    let names = folder_names(domain);
+    folders
+        .iter()
+        .flat_map(|folder| names.iter().map(move |name| folder.join(name)))
+        .find(|folder| folder.is_dir())
 }
 
 fn folder_names(domain: &str) -> Vec<String> {
@@ -107,218 +115,86 @@ fn folder_names(domain: &str) -> Vec<String> {
     names
 }
 
-/// Docker's layout of certificates without a hosts.toml (IMG-25).
-fn refuse_certificates(folder: &Path) -> Result<()> {
-    let entries = std::fs::read_dir(folder).context(|| format!("list {}", folder.display()))?;
-    for entry in entries.flatten() {
-        let path = entry.path();
-        if path.extension().is_some_and(|end| end == "crt" || end == "cert" || end == "key") {
-            return Err(unimplemented(format!("{}: certificates are not served yet", path.display())));
-        }
+/// A whole file of at most `bytes_max` bytes.
+///
+/// # Errors
+/// NotFound if there is none; InvalidArgument if it cannot be read; both with its path.
+fn read(path: &Path, bytes_max: u64) -> Result<Vec<u8>> {
+    let is_too_large = std::fs::metadata(path).is_ok_and(|metadata| metadata.len() > bytes_max);
+    if is_too_large {
+        return Err(invalid(format!("{}: larger than {bytes_max} bytes", path.display())));
     }
-    Ok(())
-}
-
-fn parse(text: &str, domain: &str) -> Result<Vec<Endpoint>> {
-    let root = DeTable::parse(text).map_err(|error| {
-        let before = |end: usize| text.bytes().take(end).filter(|byte| *byte == b'\n').count();
-        let line = error.span().map(|span| before(span.start) + 1);
-        invalid(format!("line {}: {}", line.unwrap_or(1), error.message().replace('\n', " ")))
-    })?;
-    let root = root.get_ref();
-    // The upstream's own keys stand at the top.
-    let mut server = String::new();
-    let mut mirrors = Vec::new();
-    for (key, value) in root {
-        match (key.get_ref().as_ref(), value.get_ref()) {
-            ("server", DeValue::String(url)) => server = url.to_string(),
-            ("host", DeValue::Table(hosts)) => {
-                for (url, table) in hosts {
-                    let DeValue::Table(table) = table.get_ref() else {
-                        return Err(invalid(format!("host.{:?} must be a table", url.get_ref())));
-                    };
-                    mirrors.push((url.span().start, url.get_ref().to_string(), table));
-                }
-            }
-            ("server" | "host", _) => return Err(invalid(format!("{} is of the wrong type", key.get_ref()))),
-            _ => {}
-        }
-    }
-    if mirrors.len() > HOSTS_MAX {
-        return Err(invalid(format!("{} hosts are more than {HOSTS_MAX}", mirrors.len())));
-    }
-    mirrors.sort_by_key(|(place, ..)| *place);
-    let mut endpoints = Vec::with_capacity(mirrors.len() + 1);
-    for (_, url, table) in mirrors {
-        endpoints.push(endpoint(&url, table).context(|| format!("host.{url:?}"))?);
-    }
-    endpoints.push(if server.is_empty() {
-        let settings = Settings::read(root)?;
-        Endpoint { resolves: settings.resolves, pulls: settings.pulls, ..Endpoint::upstream(domain) }
-    } else {
-        endpoint(&server, root).context(|| "server")?
-    });
-    Ok(endpoints)
-}
-
-fn endpoint(url: &str, table: &DeTable<'_>) -> Result<Endpoint> {
-    let settings = Settings::read(table)?;
-    let url = if url.contains("://") { url.to_owned() } else { format!("https://{url}") };
-    let uri: http::Uri = url.parse().map_err(|_| invalid("it is not a URL"))?;
-    let (Some(scheme), Some(authority)) = (uri.scheme_str(), uri.authority()) else {
-        return Err(invalid("it is not a URL"));
-    };
-    if !matches!(scheme, "http" | "https") {
-        return Err(invalid("it is neither http nor https"));
-    }
-    if authority.as_str().contains('@') {
-        return Err(invalid("a URL may not hold credentials"));
-    }
-    let path = uri.path().trim_end_matches('/');
-    let root =
-        if settings.overrides_path || path.ends_with("/v2") { path.to_owned() } else { format!("{path}/v2") };
-    Ok(Endpoint {
-        origin: format!("{scheme}://{authority}"),
-        authority: authority.to_string(),
-        root,
-        resolves: settings.resolves,
-        pulls: settings.pulls,
+    std::fs::read(path).map_err(|error| match error.kind() {
+        std::io::ErrorKind::NotFound => crate::error::not_found(format!("{} is not there", path.display())),
+        _ => invalid(format!("{}: {}", path.display(), crate::error::Error::from(error))),
     })
 }
 
-struct Settings {
-    resolves: bool,
-    pulls: bool,
-    overrides_path: bool,
+/// A file of certificates or keys that the configuration names.
+fn pem(path: &Path) -> Result<Pem> {
+    let data = read(path, FILE_BYTES_MAX)
+        // What the configuration names must be there.
+        .map_err(|error| error.with_kind(crate::error::Kind::InvalidArgument))?;
+    Ok(Pem { path: path.to_owned(), data })
 }
 
-impl Settings {
-    fn read(table: &DeTable<'_>) -> Result<Settings> {
-        let mut settings = Settings { resolves: true, pulls: true, overrides_path: false };
-        for (key, value) in table {
-            match (key.get_ref().as_ref(), value.get_ref()) {
-                ("server" | "host", _) => {}
-                ("capabilities", DeValue::Array(list)) if !list.is_empty() => {
-                    (settings.resolves, settings.pulls) = (false, false);
-                    for capability in list {
-                        let name = match capability.get_ref() {
-                            DeValue::String(name) => name.to_ascii_lowercase(),
-                            _ => return Err(invalid("capabilities must be strings")),
-                        };
-                        match name.as_str() {
-                            "pull" => settings.pulls = true,
-                            "resolve" => settings.resolves = true,
-                            "push" | "referrers" => {}
-                            _ => return Err(invalid(format!("{name:?} is not a capability"))),
-                        }
-                    }
-                }
-                ("capabilities", DeValue::Array(_)) => {}
-                ("override_path", DeValue::Boolean(overrides)) => settings.overrides_path = *overrides,
-                ("skip_verify", DeValue::Boolean(false)) => {}
-                ("ca" | "client" | "skip_verify" | "header", _) => {
-                    return Err(unimplemented(format!("{:?} is not served yet", key.get_ref())));
-                }
-                ("capabilities" | "override_path", _) => {
-                    return Err(invalid(format!("{} is of the wrong type", key.get_ref())));
-                }
-                (other, _) => warn!(key = other, "a key of hosts.toml has no effect"),
+/// Docker's layout of certificates without a hosts.toml (IMG-25).
+fn certificates_in(folder: &Path) -> Result<Trust> {
+    let entries = std::fs::read_dir(folder).context(|| format!("list {}", folder.display()))?;
+    let mut paths: Vec<PathBuf> = entries.flatten().map(|entry| entry.path()).collect();
+    paths.sort();
+    let mut trust = Trust::default();
+    for path in paths.iter().filter(|path| path.is_file()) {
+        match path.extension().and_then(|end| end.to_str()) {
+            Some("crt") => trust.authorities.push(pem(path)?),
+            Some("cert") => {
+                let key = path.with_extension("key");
+                let key = if key.is_file() { pem(&key)? } else { pem(path)? };
+                trust.client.push(ClientPair { certificate: pem(path)?, key });
             }
+            _ => {}
         }
-        Ok(settings)
     }
+    Ok(trust)
 }
 
-/// Whether a host is this machine itself and spoken to without TLS (IMG-23).
-fn is_plain(authority: &str) -> bool {
+/// Whether a host is this machine itself.
+pub(super) fn is_loopback(authority: &str) -> bool {
     let Ok(authority) = authority.parse::<http::uri::Authority>() else { return false };
     let host = authority.host();
-    let is_loopback = host == "localhost"
-        || host
-            .trim_start_matches('[')
-            .trim_end_matches(']')
-            .parse::<std::net::IpAddr>()
-            .is_ok_and(|address| address.is_loopback());
-    is_loopback && !matches!(authority.port_u16(), None | Some(443))
+    let address = host.trim_start_matches('[').trim_end_matches(']').parse::<std::net::IpAddr>();
+    host == "localhost" || address.is_ok_and(|address| address.is_loopback())
+}
+
+fn port(authority: &str) -> Option<u16> {
+    authority.parse::<http::uri::Authority>().ok()?.port_u16()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::error::Kind;
-    use proptest::prelude::*;
     use std::fs;
-
-    proptest! {
-        #[test]
-        fn reading_never_panics(text in "[\\[\\]a-z.=\"{}: /\n\u{e9}0-9]{0,80}") {
-            let _ = parse(&text, "r.io");
-        }
-    }
-
-    fn origins(text: &str) -> Vec<String> {
-        parse(text, "r.io").expect("valid").into_iter().map(|endpoint| endpoint.origin).collect()
-    }
 
     #[test]
     fn without_configuration_the_registry_itself_is_asked() {
-        for (domain, origin) in [
-            ("docker.io", "https://registry-1.docker.io"),
-            ("r.io:5000", "https://r.io:5000"),
-            ("localhost:5000", "http://localhost:5000"),
-            ("127.0.0.1:80", "http://127.0.0.1:80"),
-            ("[::1]:5000", "http://[::1]:5000"),
-            ("localhost", "https://localhost"),
-            ("127.0.0.1:443", "https://127.0.0.1:443"),
+        for (domain, origin, falls_back, skips) in [
+            ("docker.io", "https://registry-1.docker.io", false, false),
+            ("r.io:5000", "https://r.io:5000", false, false),
+            ("localhost:5000", "https://localhost:5000", true, true),
+            ("127.0.0.1:80", "http://127.0.0.1:80", false, false),
+            ("[::1]:5000", "https://[::1]:5000", true, true),
+            ("localhost", "https://localhost", false, true),
+            ("127.0.0.1:443", "https://127.0.0.1:443", false, true),
         ] {
             let endpoints = endpoints(&[], domain).expect("no files");
-            assert_eq!(endpoints.len(), 1);
-            assert_eq!(endpoints[0].origin, origin);
-            assert!(!endpoints[0].is_mirror_of(domain), "{domain}");
+            let [endpoint] = endpoints.as_slice() else { panic!("{domain}: {endpoints:?}") };
+            assert_eq!(
+                (endpoint.origin.as_str(), endpoint.falls_back, endpoint.trust.skip_verify),
+                (origin, falls_back, skips)
+            );
+            assert!(!endpoint.is_mirror_of(domain), "{domain}");
         }
-    }
-
-    #[test]
-    fn hosts_are_asked_in_the_order_of_the_text() {
-        let text = r#"
-            server = "https://upstream.example"
-            [host."https://z.example"]
-            [host."http://a.example:81/cache"]
-              capabilities = ["pull"]
-            [host."m.example/v2/"]
-              override_path = true
-        "#;
-        assert_eq!(
-            origins(text),
-            ["https://z.example", "http://a.example:81", "https://m.example", "https://upstream.example"]
-        );
-        let endpoints = parse(text, "r.io").expect("valid");
-        assert_eq!(
-            endpoints.iter().map(|endpoint| endpoint.root.as_str()).collect::<Vec<_>>(),
-            ["/v2", "/cache/v2", "/v2", "/v2"]
-        );
-        assert!(!endpoints[1].resolves && endpoints[1].pulls && endpoints[0].resolves);
-        assert!(endpoints[3].is_mirror_of("r.io"));
-        let bare = parse("[host.\"https://m.example/api\"]\noverride_path = true", "r.io").expect("valid");
-        assert_eq!((bare[0].root.as_str(), bare[1].origin.as_str()), ("/api", "https://r.io"));
-    }
-
-    #[test]
-    fn what_is_not_served_is_not_passed_over_when_it_matters() {
-        for (text, kind) in [
-            ("[host.\"https://m\"]\nca = \"x.crt\"", Kind::Unimplemented),
-            ("[host.\"https://m\"]\nskip_verify = true", Kind::Unimplemented),
-            ("[host.\"https://m\".header]\nx = \"y\"", Kind::Unimplemented),
-            ("client = \"x\"", Kind::Unimplemented),
-            ("server = \"https://u:p@r.io\"", Kind::InvalidArgument),
-            ("server = 7", Kind::InvalidArgument),
-            ("server = \"ftp://x\"", Kind::InvalidArgument),
-            ("capabilities = [\"fly\"]", Kind::InvalidArgument),
-            ("[host", Kind::InvalidArgument),
-        ] {
-            assert_eq!(parse(text, "r.io").expect_err(text).kind(), kind, "{text}");
-        }
-        assert_eq!(origins("skip_verify = false\ndial_timeout = \"3s\"\nnew = 1"), ["https://r.io"]);
     }
 
     #[test]
@@ -342,17 +218,34 @@ mod tests {
     }
 
     #[test]
-    fn mistakes_name_the_file_and_certificates_are_not_ignored() {
+    fn mistakes_name_the_file() {
         let folder = tempfile::tempdir().expect("folder");
-        let dirs = [folder.path().to_owned()];
         let own = folder.path().join("r.io");
         fs::create_dir(&own).expect("folder");
-        assert_eq!(endpoints(&dirs, "r.io").expect("an empty folder").len(), 1);
-        fs::write(own.join("ca.crt"), "").expect("file");
-        assert_eq!(endpoints(&dirs, "r.io").expect_err("a CA").kind(), Kind::Unimplemented);
-        fs::write(own.join("hosts.toml"), "a = 1\n[b").expect("file");
-        let error = endpoints(&dirs, "r.io").expect_err("not TOML");
-        assert!(error.message().starts_with(own.join("hosts.toml").to_str().expect("UTF-8")), "{error}");
-        assert!(error.message().contains("line 2"), "{error}");
+        let file = own.join("hosts.toml");
+        for (text, want) in [("a = 1\n[b", "line 2"), ("ca = \"none.pem\"", "none.pem is not there")] {
+            fs::write(&file, text).expect("file");
+            let error = endpoints(&[folder.path().to_owned()], "r.io").expect_err(text);
+            assert_eq!(error.kind(), Kind::InvalidArgument);
+            assert!(error.message().starts_with(file.to_str().expect("UTF-8")), "{error}");
+            assert!(error.message().contains(want), "{error}");
+        }
+    }
+
+    #[test]
+    fn certificates_without_a_hosts_toml_are_dockers() {
+        let folder = tempfile::tempdir().expect("folder");
+        let own = folder.path().join("r.io");
+        fs::create_dir(&own).expect("folder");
+        let upstream = || endpoints(&[folder.path().to_owned()], "r.io").expect("valid").remove(0);
+        assert_eq!(*upstream().trust, Trust::default());
+        for name in ["ca.crt", "a.cert", "a.key", "b.cert", "hosts.toml"] {
+            fs::write(own.join(name), if name == "hosts.toml" { "" } else { name }).expect("file");
+        }
+        let trust = upstream().trust;
+        let pairs: Vec<_> =
+            trust.client.iter().map(|pair| (&*pair.certificate.data, &*pair.key.data)).collect();
+        assert_eq!(trust.authorities[0].data, b"ca.crt");
+        assert_eq!(pairs, [(&b"a.cert"[..], &b"a.key"[..]), (b"b.cert", b"b.cert")]);
     }
 }

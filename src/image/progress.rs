@@ -1,0 +1,299 @@
+//! How far a pull is: for the log, for `longshore images pulls`, and for the time-out.
+//!
+//! A pull is stuck when requests to registries are open and not one of them got a byte
+//! for `image.pull_progress_timeout_s` (IMG-31). Time in which nothing is asked of a
+//! registry (a queue, the unpacking) does not count.
+
+use std::collections::BTreeMap;
+use std::convert::Infallible;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use serde::Serialize;
+use tokio::time::Instant;
+use tracing::info;
+
+use crate::containerd::Descriptor;
+use crate::error::{Error, deadline};
+use crate::flow::lock;
+
+/// The most layers that an error names.
+const LAYERS_NAMED_MAX: usize = 3;
+/// How often a running pull is told in the log.
+const LOG_INTERVAL: Duration = Duration::from_secs(10);
+
+/// A pull that runs, as others may see it.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct PullState {
+    /// What is pulled, as a whole reference.
+    pub reference: String,
+    /// For which snapshotter.
+    pub snapshotter: String,
+    /// Seconds since its start.
+    pub seconds: f64,
+    /// Bytes that came from registries so far, in this pull.
+    pub received_bytes: u64,
+    /// Bytes a second over the whole pull.
+    pub bytes_per_second: f64,
+    /// Bytes of all layers; 0 as long as the manifest is not known.
+    pub total_bytes: u64,
+    /// The layers, lowest first.
+    pub layers: Vec<LayerProgress>,
+}
+
+/// A layer of a pull.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct LayerProgress {
+    /// Its digest.
+    pub digest: String,
+    /// Bytes as in the registry.
+    pub size: u64,
+    /// Bytes that are there.
+    pub received_bytes: u64,
+    /// What happens to it.
+    pub state: LayerState,
+}
+
+/// What happens to a layer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum LayerState {
+    /// Nothing yet.
+    Waiting,
+    /// Its bytes are on the way.
+    Downloading,
+    /// It is in the content store.
+    Downloaded,
+    /// It is being made a snapshot.
+    Unpacking,
+    /// Its snapshot is there.
+    Done,
+}
+
+/// The progress of one pull.
+pub(super) struct Progress {
+    reference: String,
+    snapshotter: String,
+    started: Instant,
+    layers: Mutex<Vec<LayerProgress>>,
+    received: AtomicU64,
+    /// Requests that wait for bytes.
+    open: AtomicUsize,
+    last: Mutex<Instant>,
+}
+
+impl Progress {
+    pub(super) fn new(reference: &str, snapshotter: &str) -> Progress {
+        Progress {
+            reference: reference.to_owned(),
+            snapshotter: snapshotter.to_owned(),
+            started: Instant::now(),
+            layers: Mutex::default(),
+            received: AtomicU64::new(0),
+            open: AtomicUsize::new(0),
+            last: Mutex::new(Instant::now()),
+        }
+    }
+
+    /// The layers are known from now on.
+    pub(super) fn layers<'a>(&self, layers: impl Iterator<Item = &'a Descriptor>) {
+        let progress = |layer: &Descriptor| LayerProgress {
+            digest: layer.digest.clone(),
+            size: u64::try_from(layer.size).unwrap_or(0),
+            received_bytes: 0,
+            state: LayerState::Waiting,
+        };
+        *lock(&self.layers) = layers.map(progress).collect();
+    }
+
+    /// A layer is in `state` from now on, and in no earlier one. What is known of its
+    /// bytes follows from that.
+    pub(super) fn layer(&self, digest: &str, state: LayerState) {
+        for layer in lock(&self.layers).iter_mut().filter(|layer| layer.digest == digest) {
+            layer.state = layer.state.max(state);
+            if state >= LayerState::Downloaded {
+                layer.received_bytes = layer.size;
+            }
+        }
+    }
+
+    /// So many bytes of a layer are there.
+    pub(super) fn layer_has(&self, digest: &str, bytes: u64) {
+        for layer in lock(&self.layers).iter_mut().filter(|layer| layer.digest == digest) {
+            layer.received_bytes = bytes;
+        }
+    }
+
+    /// A registry sent bytes.
+    pub(super) fn received(&self, bytes: u64) {
+        self.received.fetch_add(bytes, Ordering::Relaxed);
+        *lock(&self.last) = Instant::now();
+    }
+
+    /// A request is open until the guard is dropped.
+    pub(super) fn request(self: &Arc<Progress>) -> OpenRequest {
+        if self.open.fetch_add(1, Ordering::AcqRel) == 0 {
+            *lock(&self.last) = Instant::now();
+        }
+        OpenRequest(self.clone())
+    }
+
+    /// Comes back with the error of a pull that is stuck; without a limit never.
+    pub(super) async fn stuck(&self, limit: Option<Duration>) -> Error {
+        let Some(limit) = limit else { return std::future::pending().await };
+        loop {
+            let since = *lock(&self.last);
+            let end = if self.open.load(Ordering::Acquire) == 0 { Instant::now() } else { since } + limit;
+            if end <= Instant::now() {
+                return deadline(format!(
+                    "no registry sent a byte for {} s (image.pull_progress_timeout_s){}",
+                    limit.as_secs_f32(),
+                    self.unfinished(),
+                ));
+            }
+            tokio::time::sleep_until(end).await;
+        }
+    }
+
+    /// The layers that are on the way, for a message.
+    fn unfinished(&self) -> String {
+        let layers = lock(&self.layers);
+        let layers =
+            layers.iter().filter(|layer| layer.state == LayerState::Downloading).take(LAYERS_NAMED_MAX);
+        let layers = layers.map(|layer| {
+            format!(": layer {} has {} of {} bytes", layer.digest, layer.received_bytes, layer.size)
+        });
+        layers.collect()
+    }
+
+    /// Says now and then how far it is; never comes back.
+    pub(super) async fn tell(&self) -> Infallible {
+        loop {
+            tokio::time::sleep(LOG_INTERVAL).await;
+            let state = self.state();
+            let done = state.layers.iter().filter(|layer| layer.state == LayerState::Done).count();
+            info!(
+                reference = state.reference,
+                received_bytes = state.received_bytes,
+                total_bytes = state.total_bytes,
+                bytes_per_second = state.bytes_per_second as u64,
+                layers = state.layers.len(),
+                layers_done = done,
+                "pulling an image"
+            );
+        }
+    }
+
+    /// Bytes that came from registries.
+    pub(super) fn received_bytes(&self) -> u64 {
+        self.received.load(Ordering::Relaxed)
+    }
+
+    fn total_bytes(&self) -> u64 {
+        lock(&self.layers).iter().fold(0, |sum, layer| sum.saturating_add(layer.size))
+    }
+
+    fn state(&self) -> PullState {
+        let seconds = self.started.elapsed().as_secs_f64();
+        let received = self.received.load(Ordering::Relaxed);
+        PullState {
+            reference: self.reference.clone(),
+            snapshotter: self.snapshotter.clone(),
+            seconds,
+            received_bytes: received,
+            bytes_per_second: if seconds > 0.0 { received as f64 / seconds } else { 0.0 },
+            total_bytes: self.total_bytes(),
+            layers: lock(&self.layers).clone(),
+        }
+    }
+}
+
+/// An open request.
+pub(super) struct OpenRequest(Arc<Progress>);
+
+impl OpenRequest {
+    /// The pull that it belongs to.
+    pub(super) fn progress(&self) -> &Progress {
+        &self.0
+    }
+}
+
+impl Drop for OpenRequest {
+    fn drop(&mut self) {
+        self.0.open.fetch_sub(1, Ordering::AcqRel);
+    }
+}
+
+/// The pulls that run.
+#[derive(Default)]
+pub(super) struct Running(Arc<Mutex<BTreeMap<u64, Arc<Progress>>>>);
+
+/// A place in the list of running pulls; leaves it when dropped.
+pub(super) struct Listed {
+    list: Arc<Mutex<BTreeMap<u64, Arc<Progress>>>>,
+    number: u64,
+}
+
+impl Running {
+    /// Lists `progress` as long as what this gives lives.
+    pub(super) fn list(&self, progress: Arc<Progress>) -> Listed {
+        let mut list = lock(&self.0);
+        let number = list.last_key_value().map_or(0, |(number, _)| number + 1);
+        list.insert(number, progress);
+        Listed { list: self.0.clone(), number }
+    }
+
+    /// All, the oldest first.
+    pub(super) fn states(&self) -> Vec<PullState> {
+        lock(&self.0).values().map(|progress| progress.state()).collect()
+    }
+}
+
+impl Drop for Listed {
+    fn drop(&mut self) {
+        lock(&self.list).remove(&self.number);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn layer(digest: &str, size: i64) -> Descriptor {
+        Descriptor { digest: digest.into(), size, ..Default::default() }
+    }
+
+    #[test]
+    fn a_pull_is_listed_while_it_runs_with_the_state_of_its_layers() {
+        let (running, progress) = (Running::default(), Arc::new(Progress::new("r.io/a:1", "overlayfs")));
+        let listed = running.list(progress.clone());
+        progress.layers([layer("a", 10), layer("b", 20)].iter());
+        progress.layer("a", LayerState::Unpacking);
+        progress.layer("a", LayerState::Downloaded);
+        progress.layer("b", LayerState::Downloading);
+        progress.layer_has("b", 7);
+        progress.received(17);
+        let state = running.states().remove(0);
+        assert_eq!((state.total_bytes, state.received_bytes), (30, 17));
+        let layers: Vec<_> = state.layers.iter().map(|layer| (layer.state, layer.received_bytes)).collect();
+        assert_eq!(layers, [(LayerState::Unpacking, 10), (LayerState::Downloading, 7)]);
+        drop(listed);
+        assert!(running.states().is_empty());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn only_an_open_request_without_bytes_is_stuck() {
+        let progress = Arc::new(Progress::new("r.io/a:1", "overlayfs"));
+        let limit = Some(Duration::from_secs(10));
+        let wait = |seconds| tokio::time::timeout(Duration::from_secs(seconds), progress.stuck(limit));
+        assert!(wait(100).await.is_err(), "nothing is asked of a registry");
+        let _open = progress.request();
+        assert!(wait(9).await.is_err());
+        progress.received(1);
+        assert!(wait(9).await.is_err(), "a byte came");
+        let error = wait(2).await.expect("stuck");
+        assert!(error.message().starts_with("no registry sent a byte for 10 s"), "{error}");
+        assert!(tokio::time::timeout(Duration::from_secs(1000), progress.stuck(None)).await.is_err());
+    }
+}
