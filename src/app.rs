@@ -113,6 +113,7 @@ async fn build(config: Arc<Config>, paths: Paths, flow: Flow) -> anyhow::Result<
         creating: Joins::default(),
         exits: Default::default(),
         deleting: Default::default(),
+        mounting: Default::default(),
         containerd,
         config: config.clone(),
     });

@@ -6,14 +6,14 @@
 //! next start recognises by their missing record (design D5).
 
 use std::collections::HashMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use prost::Message;
 use tracing::info;
 
 use super::files::remove_folder;
-use super::{Containers, volumes};
+use super::{Containers, image_volumes, volumes};
 use crate::config::Handler;
 use crate::containerd::{ContainerRecord, Mount};
 use crate::error::{Context, Error, Kind, Result, invalid, precondition};
@@ -21,14 +21,25 @@ use crate::flow::{self, Stage, Undo};
 use crate::ids::{self, ContainerId};
 use crate::image::Image;
 use crate::proto::cri::{ContainerConfig, ContainerState, CreateContainerRequest};
-use crate::spec::{self, ContainerInput, Spec, annotations, gather, process};
+use crate::spec::{self, ContainerInput, Spec, annotations, gather, mounts, process};
 use crate::state::container::{Status, now};
 use crate::state::record::{self, ContainerMetadata};
 use crate::state::{Container, Pod};
 
 /// What is missing here is no object that the kubelet asked for (ERR-12).
-fn inner(error: Error) -> Error {
+pub(super) fn inner(error: Error) -> Error {
     if error.is_not_found() { error.with_kind(Kind::FailedPrecondition) } else { error }
+}
+
+/// Puts what was being done in front, but behind a word that the kubelet looks for at the
+/// beginning (ERR-09).
+fn named(error: Error, what: &str) -> Error {
+    for word in [mounts::IMAGE_VOLUME_FAILED, mounts::RRO_UNSUPPORTED] {
+        if let Some(rest) = error.message().strip_prefix(word) {
+            return Error::new(error.kind(), format!("{word}: {what}{rest}"));
+        }
+    }
+    error.context(what)
 }
 
 /// What a creation works with.
@@ -37,6 +48,8 @@ struct Creation {
     pod: Arc<Pod>,
     config: ContainerConfig,
     image: Arc<Image>,
+    /// The images of `mounts`, where these are image volumes.
+    volume_images: Vec<Option<Arc<Image>>>,
     handler: Handler,
     target_pid: Option<u32>,
 }
@@ -59,7 +72,7 @@ impl Containers {
         }
         pod.require_ready()?;
         spec::refuse_unbuilt(&config)?;
-        spec::mounts::check(&config.mounts, || self.host.selinux)?;
+        mounts::check(&config.mounts, || self.host.selinux)?;
         let pod_metadata = pod.config.metadata.clone().unwrap_or_default();
         let name = ids::container_name(metadata, &pod_metadata);
         let (this, key) = (self.clone(), name.clone());
@@ -107,7 +120,7 @@ impl Containers {
                 Ok(id)
             }
             Err(error) => {
-                let error = error.context(format!("create container {name:?}"));
+                let error = named(error, &format!("create container {name:?}"));
                 match undo.run().await {
                     Ok(()) => Err(error),
                     Err(left) => {
@@ -120,7 +133,7 @@ impl Containers {
     }
 
     /// Resolves what the request names.
-    fn prepare(&self, id: ContainerId, pod: Arc<Pod>, config: ContainerConfig) -> Result<Creation> {
+    fn prepare(&self, id: ContainerId, pod: Arc<Pod>, mut config: ContainerConfig) -> Result<Creation> {
         let handler = self.handler_of(&pod)?.clone();
         let reference = config.image.as_ref().map(|image| image.image.as_str()).unwrap_or_default();
         if reference.is_empty() {
@@ -130,8 +143,9 @@ impl Containers {
             // Not NotFound: that would read as "the pod is gone" (ERR-12).
             precondition(format!("image {reference:?} is not on this node"))
         })?;
+        let volume_images = image_volumes::resolve(&self.images, &mut config.mounts)?;
         let target_pid = spec::pid_target(&config).map(|target| self.target_pid(&pod, target)).transpose()?;
-        Ok(Creation { id, pod, config, image, handler, target_pid })
+        Ok(Creation { id, pod, config, image, volume_images, handler, target_pid })
     }
 
     /// The pid of the container whose pid namespace is joined (OCI-22).
@@ -161,8 +175,14 @@ impl Containers {
             let folder = folder.clone();
             undo.push("folders", move || async move { remove_folder(&folder).await });
         }
-        stage.set("preparing the root file system");
         let snapshotter = handler.snapshotter.as_str();
+        let mut image_volumes = Vec::new();
+        if creation.volume_images.iter().any(Option::is_some) {
+            stage.set("mounting image volumes");
+            image_volumes =
+                self.image_volumes(pod, &config.mounts, &creation.volume_images, snapshotter).await?;
+        }
+        stage.set("preparing the root file system");
         {
             let (containerd, snapshotter, id) = (self.containerd.clone(), snapshotter.to_owned(), id.clone());
             undo.push("snapshot", move || async move {
@@ -170,7 +190,7 @@ impl Containers {
             });
         }
         let snapshot = self.snapshot(id.as_str(), image, snapshotter, pod.id.as_str());
-        let gathered = self.gather(&creation, &root, &state);
+        let gathered = self.gather(&creation, image_volumes, &root, &state);
         let accounts = self.images.accounts(image, snapshotter);
         let (mounts, gathered, accounts) = tokio::try_join!(snapshot, gathered, accounts)?;
         if !gathered.volumes.is_empty() {
@@ -224,7 +244,14 @@ impl Containers {
         prepare(parent).await.map_err(inner)
     }
 
-    async fn gather(&self, creation: &Creation, root: &Path, state: &Path) -> Result<gather::Gathered> {
+    async fn gather(
+        &self,
+        creation: &Creation,
+        image_volumes: Vec<Option<PathBuf>>,
+        root: &Path,
+        state: &Path,
+    ) -> Result<gather::Gathered> {
+        let prepared = gather::Prepared { volumes_dir: root.join("volumes"), image_volumes };
         let (config, image) = (creation.config.clone(), creation.image.config.clone());
         let (root, state) = (root.to_owned(), state.to_owned());
         let options = self.config.file.container.clone();
@@ -232,7 +259,7 @@ impl Containers {
             for folder in [&root, &state] {
                 std::fs::create_dir_all(folder).context(|| format!("folder {folder:?}"))?;
             }
-            gather::container(&config, &image, &root.join("volumes"), &options)
+            gather::container(&config, &image, &prepared, &options)
         })
         .await
     }
@@ -312,5 +339,22 @@ impl Containers {
                 tracing::warn!(container = %id, %error, "an abandoned container could not be removed");
             }
         });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// ERR-09.
+    #[test]
+    fn words_that_the_kubelet_reads_stay_at_the_beginning() {
+        let of = |message: &str| named(precondition(message), "create container \"c\"").message().to_owned();
+        assert_eq!(of("no room"), "create container \"c\": no room");
+        assert_eq!(
+            of("ImageVolumeMountFailed: mount at \"/a\": no room"),
+            "ImageVolumeMountFailed: create container \"c\": mount at \"/a\": no room"
+        );
+        assert_eq!(of("RROUnsupported: no"), "RROUnsupported: create container \"c\": no");
     }
 }

@@ -4,6 +4,7 @@ mod create;
 mod exec;
 mod exit;
 mod files;
+mod image_volumes;
 mod list;
 mod log;
 mod remove;
@@ -59,6 +60,8 @@ pub struct Inner {
     pub exits: Mutex<HashSet<String>>,
     /// Held, by id, by whoever deletes a task.
     pub deleting: Keyed,
+    /// Held, by pod, by whoever mounts or unmounts image volumes.
+    pub mounting: Keyed,
 }
 
 impl std::ops::Deref for Containers {

@@ -67,19 +67,17 @@ impl Containerd {
         Ok(answer.leases.into_iter().map(|lease| Lease { id: lease.id, labels: lease.labels }).collect())
     }
 
-    /// Keys of the snapshots of `snapshotter` that the lease holds.
+    /// The snapshots that the lease holds: snapshotter and key.
     ///
     /// # Errors
     /// NotFound without the lease.
-    pub async fn leased_snapshots(&self, id: &str, snapshotter: &str) -> Result<Vec<String>> {
+    pub async fn leased_snapshots(&self, id: &str) -> Result<Vec<(String, String)>> {
         let request = api::ListResourcesRequest { id: id.into() };
         let answer = self.unary("Leases.ListResources", self.leases().list_resources(request)).await?;
-        let kind = format!("snapshots/{snapshotter}");
-        Ok(answer
-            .resources
-            .into_iter()
-            .filter(|resource| resource.r#type == kind)
-            .map(|resource| resource.id)
-            .collect())
+        let snapshots = answer.resources.into_iter().filter_map(|resource| {
+            let snapshotter = resource.r#type.strip_prefix("snapshots/")?.to_owned();
+            Some((snapshotter, resource.id))
+        });
+        Ok(snapshots.collect())
     }
 }

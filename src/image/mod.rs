@@ -149,6 +149,12 @@ impl Images {
 }
 
 impl Image {
+    /// The digest that its record names, of an index or a manifest: `sha256:…`.
+    #[must_use]
+    pub fn target_digest(&self) -> &str {
+        &self.target.digest
+    }
+
     fn new(target: Descriptor, tree: tree::Tree) -> Image {
         Image {
             chain_id: tree.chain_id().to_owned(),

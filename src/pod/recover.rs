@@ -257,12 +257,19 @@ impl Pods {
 
     /// What belongs to no record (REC-15).
     async fn remove_orphans(&self, known: &HashSet<String>) {
+        let orphans = async |base: PathBuf| {
+            let mut names = flow::blocking(move || Ok(names_in(&base))).await.unwrap_or_default();
+            names.retain(|name| is_id(name) && !known.contains(name));
+            names
+        };
+        for name in orphans(self.containers.paths.image_volumes()).await {
+            info!(pod = name, "taking down image volumes of nothing known");
+            if let Err(error) = self.containers.remove_image_volumes(&name.into()).await {
+                warn!(%error, "image volumes of nothing known could not be taken down");
+            }
+        }
         for base in self.containers.paths.all() {
-            let listed = {
-                let base = base.clone();
-                flow::blocking(move || Ok(names_in(&base))).await.unwrap_or_default()
-            };
-            for name in listed.into_iter().filter(|name| is_id(name) && !known.contains(name)) {
+            for name in orphans(base.clone()).await {
                 info!(folder = ?base.join(&name), "removing a folder of nothing known");
                 if let Err(error) = remove_folder(&base.join(&name)).await {
                     warn!(%error, "a folder of nothing known could not be removed");
@@ -285,7 +292,8 @@ impl Pods {
     }
 
     /// Leases of pods that are gone go; pods without a lease get one; snapshots under a
-    /// pod's lease whose container was never recorded go.
+    /// pod's lease whose container was never recorded go, and those of image volumes that
+    /// are not mounted any more.
     async fn mend_leases(&self, known: &HashSet<String>) -> Result<()> {
         let containerd = &self.containers.containerd;
         let leases = containerd.list_leases().await?;
@@ -301,13 +309,14 @@ impl Pods {
                 containerd.create_lease(id, labels).await?;
                 continue;
             }
-            let Ok(handler) = self.containers.handler_of(&pod) else { continue };
-            for key in containerd.leased_snapshots(id, &handler.snapshotter).await? {
-                if is_id(&key) && !known.contains(&key) {
+            let leased = containerd.leased_snapshots(id).await?;
+            for (snapshotter, key) in &leased {
+                if is_id(key) && !known.contains(key) {
                     info!(snapshot = key, "removing the snapshot of a container that was never recorded");
-                    containerd.remove_snapshot(&handler.snapshotter, &key).await?;
+                    containerd.remove_snapshot(snapshotter, key).await?;
                 }
             }
+            self.containers.remove_unmounted_image_volumes(&pod.id, &leased).await?;
         }
         Ok(())
     }

@@ -59,6 +59,7 @@ impl Pods {
         errors.push(pause);
         errors.push(network);
         errors.push(self.unmount_shm(pod).await);
+        errors.push(self.containers.remove_image_volumes(&pod.id).await.context(|| "image volumes"));
         errors.finish()
     }
 

@@ -34,6 +34,15 @@ pub struct Gathered {
     pub seccomp: Option<LocalProfile>,
 }
 
+/// What was made on the host for a container before.
+#[derive(Clone, Debug, Default)]
+pub struct Prepared {
+    /// The folder for volumes that the image declares.
+    pub volumes_dir: PathBuf,
+    /// Where images are mounted, for those of `mounts` that are image volumes.
+    pub image_volumes: Vec<Option<PathBuf>>,
+}
+
 /// Reads the facts of the host.
 #[must_use]
 pub fn host(restrict_oom_score_adj: bool) -> Host {
@@ -131,14 +140,19 @@ pub fn seccomp_profile(
 pub fn container(
     config: &ContainerConfig,
     image: &ImageConfig,
-    volumes_dir: &Path,
+    prepared: &Prepared,
     options: &ContainerSection,
 ) -> Result<Gathered> {
     let context = config.linux.clone().unwrap_or_default().security_context.unwrap_or_default();
     let mut gathered = Gathered::default();
-    for given in &config.mounts {
-        let private = given.propagation == MountPropagation::PropagationPrivate as i32;
-        gathered.mounts.push(mount(Path::new(&given.host_path), !private)?);
+    for (index, given) in config.mounts.iter().enumerate() {
+        gathered.mounts.push(match prepared.image_volumes.get(index) {
+            Some(Some(source)) => HostMount { source: source.clone(), ..HostMount::default() },
+            _ => {
+                let private = given.propagation == MountPropagation::PropagationPrivate as i32;
+                mount(Path::new(&given.host_path), !private)?
+            }
+        });
     }
     for given in &config.devices {
         check_permissions(&given.permissions, &given.host_path)?;
@@ -149,7 +163,7 @@ pub fn container(
         gathered.host_devices = host_devices();
     }
     if !options.ignore_image_volumes {
-        gathered.volumes = volumes(image, config, volumes_dir);
+        gathered.volumes = volumes(image, config, &prepared.volumes_dir);
     }
     gathered.seccomp = local_seccomp(&seccomp_profile(&context, security_text(&context), options)?)?;
     Ok(gathered)

@@ -9,7 +9,8 @@
 //! | `propagation` | `rprivate`, `rslave`, `rshared`; the host's mount must allow it | OCI-31 |
 //! | `readonly`, `recursive_read_only` | `ro`, `rro` | OCI-32 |
 //! | – | the pod's hostname, hosts, resolv.conf and shm where no mount has their target | OCI-36 |
-//! | image, id mappings, mount options, SELinux relabel | refused until they are built | |
+//! | `image`, `image_sub_path` | a bind mount of where the image is mounted, which is gathered; read-only and private alone | OCI-37, OCI-38 |
+//! | id mappings, mount options, SELinux relabel | refused until they are built | |
 
 use std::path::{Component, Path, PathBuf};
 
@@ -18,13 +19,15 @@ use super::oci::Mount;
 use crate::error::{Error, Kind, Result, invalid, precondition, unimplemented};
 use crate::proto::cri::{self, MountPropagation};
 
-/// What the kubelet recognises (ERR-09).
-const RRO_UNSUPPORTED: &str = "RROUnsupported";
+/// What the kubelet looks for at the beginning of a message (ERR-09).
+pub const IMAGE_VOLUME_FAILED: &str = "ImageVolumeMountFailed";
+/// The same, of recursive read-only mounts.
+pub const RRO_UNSUPPORTED: &str = "RROUnsupported";
 
 /// A CRI mount's source on the host, as gathered.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct HostMount {
-    /// The host path with its symlinks resolved.
+    /// The host path with its symlinks resolved; of an image volume, where that is mounted.
     pub source: PathBuf,
     /// The mount point that it is on, for the error.
     pub mount_point: PathBuf,
@@ -208,39 +211,58 @@ fn bind(given: &cri::Mount, host: &HostMount, features: Features, root: &mut &st
     Ok(mount(&given.container_path, "bind", &source, &["rbind", propagation, access]))
 }
 
-/// Refuses what a mount asks for that is not built, before anything is made.
+/// Refuses what a mount asks for that is not built or contradicts itself, before anything
+/// is made.
 ///
 /// # Errors
-/// InvalidArgument for mounts without a target or source; Unimplemented.
+/// InvalidArgument for mounts without a target or source, and for image volumes that are
+/// more than read-only and private; Unimplemented.
 pub fn check(mounts: &[cri::Mount], mut is_selinux: impl FnMut() -> bool) -> Result<()> {
     for given in mounts {
         let target = given.container_path.as_str();
         if target.is_empty() {
             return Err(invalid(format!("mount of {:?}: no container_path", given.host_path)));
         }
-        if given.image.is_some() || !given.image_sub_path.is_empty() {
-            return Err(unimplemented(format!(
-                "ImageVolumeMountFailed: image volumes are not served yet (mount at {target:?})"
-            )));
+        let word = if given.image.is_some() { format!("{IMAGE_VOLUME_FAILED}: ") } else { String::new() };
+        if let Err(wrong) = check_source(given) {
+            return Err(invalid(format!("{word}mount at {target:?}: {wrong}")));
         }
-        if given.host_path.is_empty() {
-            return Err(invalid(format!("mount at {target:?}: no host_path")));
-        }
-        if !Path::new(&given.host_path).is_absolute() {
-            return Err(invalid(format!(
-                "mount at {target:?}: host_path {:?} is not absolute",
-                given.host_path
-            )));
-        }
+        let unbuilt =
+            |what: &str| unimplemented(format!("{word}{what} are not served yet (mount at {target:?})"));
         if !given.uid_mappings.is_empty() || !given.gid_mappings.is_empty() {
-            return Err(unimplemented(format!("id-mapped mounts are not served yet (mount at {target:?})")));
+            return Err(unbuilt("id-mapped mounts"));
         }
         if !given.mount_options.is_empty() {
-            return Err(unimplemented(format!("mount options are not served yet (mount at {target:?})")));
+            return Err(unbuilt("mount options"));
         }
         if given.selinux_relabel && is_selinux() {
-            return Err(unimplemented(format!("SELinux labels are not served yet (mount at {target:?})")));
+            return Err(unbuilt("SELinux labels"));
         }
+    }
+    Ok(())
+}
+
+/// Whether a mount says well what is mounted; else what is wrong with it.
+fn check_source(given: &cri::Mount) -> Result<(), String> {
+    let Some(image) = &given.image else {
+        return match given.host_path.as_str() {
+            _ if !given.image_sub_path.is_empty() => Err("image_sub_path without an image".into()),
+            "" => Err("no host_path".into()),
+            path if !Path::new(path).is_absolute() => Err(format!("host_path {path:?} is not absolute")),
+            _ => Ok(()),
+        };
+    };
+    if image.image.is_empty() {
+        return Err("no image is named".into());
+    }
+    if !given.host_path.is_empty() {
+        return Err(format!("an image and the host_path {:?} are given", given.host_path));
+    }
+    if !given.readonly {
+        return Err("an image can only be mounted readonly".into());
+    }
+    if given.propagation != MountPropagation::PropagationPrivate as i32 {
+        return Err("an image can only be mounted with private propagation".into());
     }
     Ok(())
 }
@@ -371,7 +393,7 @@ mod tests {
             cri::Mount { container_path: String::new(), ..given("/a") },
             cri::Mount { host_path: "relative".into(), ..given("/a") },
             cri::Mount { host_path: String::new(), ..given("/a") },
-            cri::Mount { image: Some(cri::ImageSpec::default()), ..given("/a") },
+            cri::Mount { image_sub_path: "sub".into(), ..given("/a") },
             cri::Mount { uid_mappings: vec![cri::IdMapping::default()], ..given("/a") },
             cri::Mount { mount_options: vec!["noexec".into()], ..given("/a") },
         ];
@@ -381,5 +403,41 @@ mod tests {
         let relabel = cri::Mount { selinux_relabel: true, ..given("/a") };
         assert!(check(std::slice::from_ref(&relabel), || false).is_ok());
         assert!(check(&[relabel], || true).is_err());
+    }
+
+    /// OCI-37, ERR-09, ERR-13.
+    #[test]
+    fn an_image_is_mounted_read_only_and_private_or_not_at_all() {
+        let good = cri::Mount {
+            container_path: "/a".into(),
+            image: Some(cri::ImageSpec { image: "sha256:1".into(), ..Default::default() }),
+            image_sub_path: "sub".into(),
+            readonly: true,
+            ..Default::default()
+        };
+        check(std::slice::from_ref(&good), || false).expect("nothing is wrong with it");
+        let shared = MountPropagation::PropagationBidirectional as i32;
+        let bad = [
+            cri::Mount { host_path: "/host".into(), ..good.clone() },
+            cri::Mount { readonly: false, ..good.clone() },
+            cri::Mount { propagation: shared, ..good.clone() },
+            cri::Mount { propagation: 77, ..good.clone() },
+            cri::Mount { image: Some(cri::ImageSpec::default()), ..good.clone() },
+        ];
+        for mount in bad {
+            let error = check(std::slice::from_ref(&mount), || false).expect_err("wrong");
+            assert_eq!(error.kind(), Kind::InvalidArgument, "{error}");
+            assert!(error.message().starts_with("ImageVolumeMountFailed: mount at \"/a\": "), "{error}");
+        }
+        let mapped = cri::Mount { uid_mappings: vec![cri::IdMapping::default()], ..good.clone() };
+        let error = check(&[mapped], || false).expect_err("not built");
+        assert_eq!(error.kind(), Kind::Unimplemented);
+        assert!(error.message().starts_with("ImageVolumeMountFailed: "), "{error}");
+
+        let host = HostMount { source: "/state/image/sub".into(), ..HostMount::default() };
+        let (list, _) = of(&[good], host, Features::default()).expect("valid");
+        let mount = list.iter().find(|mount| mount.destination == "/a").expect("it is there");
+        assert_eq!((mount.kind.as_str(), mount.source.as_str()), ("bind", "/state/image/sub"));
+        assert_eq!(mount.options, ["rbind", "rprivate", "ro"]);
     }
 }

@@ -79,6 +79,18 @@ impl Paths {
         self.root.join("containers").join(id.as_str())
     }
 
+    /// Mounts of images that pods have as volumes, by pod.
+    #[must_use]
+    pub fn image_volumes(&self) -> PathBuf {
+        self.state.join("image-volumes")
+    }
+
+    /// Those of a pod, by the digest of the image.
+    #[must_use]
+    pub fn pod_image_volumes(&self, id: &PodId) -> PathBuf {
+        self.image_volumes().join(id.as_str())
+    }
+
     /// FIFOs of a container.
     #[must_use]
     pub fn container_state(&self, id: &ContainerId) -> PathBuf {

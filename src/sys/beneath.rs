@@ -7,7 +7,7 @@
 use std::fs::File;
 use std::io::Read;
 use std::os::fd::{AsRawFd, OwnedFd};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use rustix::fs::{CWD, FileType, Mode, OFlags, ResolveFlags};
 use rustix::io::Errno;
@@ -44,6 +44,18 @@ pub fn read(root: &Path, path: &str, bytes_max: usize) -> Result<Option<Vec<u8>>
 /// The kernel's reason.
 pub fn open_folder(root: &Path, path: &str) -> Result<Option<OwnedFd>> {
     open(root, path, OFlags::RDONLY | OFlags::DIRECTORY)
+}
+
+/// The real path, as this process sees it, of the folder at `path` below `root`; none if
+/// there is no such folder. It holds for as long as nobody changes what is below the
+/// root: for a root that is mounted read-only. Blocks.
+///
+/// # Errors
+/// The kernel's reason.
+pub fn folder_path(root: &Path, path: &str) -> Result<Option<PathBuf>> {
+    let Some(folder) = open(root, path, OFlags::PATH | OFlags::DIRECTORY)? else { return Ok(None) };
+    let link = format!("/proc/self/fd/{}", folder.as_raw_fd());
+    std::fs::read_link(link).map(Some).context(|| format!("the real path of {path:?} below the root"))
 }
 
 fn open(root: &Path, path: &str, flags: OFlags) -> Result<Option<OwnedFd>> {
@@ -108,5 +120,9 @@ mod tests {
         let open = |path: &str| open_folder(&root, path).map(|found| found.is_some());
         assert_eq!((open("/absolute"), open("inside")), (Ok(true), Ok(true)));
         assert_eq!((open("/up"), open("/nothing"), open("/file")), (Ok(false), Ok(false), Ok(false)));
+        let real = |path: &str| folder_path(&root, path);
+        let inside = Ok(Some(root.canonicalize().expect("real").join("inside")));
+        assert_eq!((real("absolute"), real("/../inside/.")), (inside.clone(), inside));
+        assert_eq!((real("up"), real("file"), real("nothing")), (Ok(None), Ok(None), Ok(None)));
     }
 }

@@ -17,7 +17,7 @@ use std::ffi::CString;
 use std::os::fd::AsRawFd;
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{CWD, Mode, OFlags, ResolveFlags};
+use rustix::fs::{CWD, Mode, OFlags, ResolveFlags, StatVfsMountFlags};
 use rustix::io::Errno;
 use rustix::mount::{MountFlags, MountPropagationFlags, UnmountFlags};
 use rustix::thread::UnshareFlags;
@@ -61,6 +61,20 @@ pub fn mount_all(mounts: &[Mount], target: &Path) -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// Makes the mount at `target` read-only if it is not: for everybody who comes by this
+/// path, whatever the file system underneath allows.
+///
+/// # Errors
+/// The kernel's reason.
+pub fn set_read_only(target: &Path) -> Result<()> {
+    let what = || format!("make the mount at {target:?} read-only");
+    let now = rustix::fs::statvfs(target).context(what)?.f_flag;
+    if now.contains(StatVfsMountFlags::RDONLY) {
+        return Ok(());
+    }
+    rustix::mount::mount_remount(target, MountFlags::BIND | MountFlags::RDONLY, c"").context(what)
 }
 
 /// Takes away everything that is mounted at `target`; nothing there is fine.
@@ -443,6 +457,31 @@ mod tests {
         unmount_all(&target).expect("nothing there");
         fs::remove_dir(&target).expect("nothing is mounted there");
         unmount_all(&target).expect("not even the folder");
+    }
+
+    #[test]
+    fn a_mount_is_made_read_only_and_what_is_mounted_stays_writable() {
+        if !may_mount() {
+            return;
+        }
+        let root = tempfile::tempdir().expect("folder");
+        let source = folders(root.path(), 1).remove(0);
+        let target = root.path().join("target");
+        fs::create_dir(&target).expect("folder");
+        let mount = Mount {
+            kind: "bind".into(),
+            source: source.clone(),
+            options: texts(&["bind"]),
+            ..Default::default()
+        };
+        mount_all(&[mount], &target).expect("mounted");
+        fs::write(target.join("before"), "").expect("writable");
+        set_read_only(&target).expect("set");
+        set_read_only(&target).expect("it is");
+        let error = fs::write(target.join("after"), "").expect_err("read-only");
+        assert_eq!(error.raw_os_error(), Some(libc::EROFS));
+        fs::write(Path::new(&source).join("beside"), "").expect("writable");
+        unmount_all(&target).expect("unmounted");
     }
 
     #[test]

@@ -26,6 +26,19 @@ pub fn read() -> Result<Vec<MountPoint>> {
     Ok(parse(&table))
 }
 
+/// Whether something is mounted at `path` itself. What does not exist is no mount point.
+///
+/// # Errors
+/// The file system's.
+pub fn is_mount_point(path: &Path) -> Result<bool> {
+    // The table has no links.
+    let real = match path.canonicalize() {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(false),
+        other => other.context(|| format!("resolve {path:?}"))?,
+    };
+    Ok(read()?.iter().any(|mount| mount.path == real))
+}
+
 /// The mount that `path` is on: the last one of those with the longest path.
 #[must_use]
 pub fn containing(table: &[MountPoint], path: &Path) -> MountPoint {
@@ -93,5 +106,8 @@ broken
     #[test]
     fn the_machines_own_table_has_a_root() {
         assert!(read().expect("readable").iter().any(|mount| mount.path == Path::new("/")));
+        assert_eq!(is_mount_point(Path::new("/proc/self/root/proc")), Ok(true));
+        assert_eq!(is_mount_point(Path::new("/proc/sys")), Ok(false));
+        assert_eq!(is_mount_point(Path::new("/there/is/no/such/path")), Ok(false));
     }
 }

@@ -12,6 +12,7 @@ mod command;
 mod core;
 mod faults;
 mod harness_check;
+mod image_volumes;
 mod load;
 mod neighbours;
 mod restart;

@@ -293,7 +293,7 @@ async fn after_a_reboot_everything_is_stopped_and_can_be_removed() {
 }
 
 /// Takes away what a reboot takes away: processes, mounts, the volatile folders.
-async fn crash(node: &Node) {
+pub(crate) async fn crash(node: &Node) {
     node.containerd().kill().await;
     let place = node.place();
     let kill = |pid: u32| {

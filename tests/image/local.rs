@@ -126,8 +126,8 @@ async fn a_removed_snapshot_is_unpacked_again() {
     assert_eq!(node.images.unpacked(&image, "overlayfs", Some("pod")).await, Ok(image.chain_id.clone()));
     let kind = node.containerd.snapshot("overlayfs", &image.chain_id).await.expect("there").kind;
     assert_eq!(kind, SnapshotKind::Committed);
-    let leased = node.containerd.leased_snapshots("pod", "overlayfs").await.expect("lease");
-    assert_eq!(leased, [image.chain_id.as_str()]);
+    let leased = node.containerd.leased_snapshots("pod").await.expect("lease");
+    assert_eq!(leased, [("overlayfs".to_owned(), image.chain_id.clone())]);
 }
 
 #[tokio::test]

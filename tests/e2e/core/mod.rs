@@ -5,6 +5,7 @@ mod errors;
 mod exec;
 mod exit;
 mod image;
+mod image_volumes;
 mod list;
 mod logs;
 mod namespaces;

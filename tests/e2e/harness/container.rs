@@ -93,6 +93,11 @@ impl ContainerBuilder {
         self.mount_as(Mount { host_path, container_path: inside.into(), ..Default::default() })
     }
 
+    /// Mounts an image, as the kubelet asks for it: read-only.
+    pub(crate) fn image_volume(self, image: &str, inside: &str) -> ContainerBuilder {
+        self.mount_as(image_mount(image, inside))
+    }
+
     pub(crate) fn mount_as(mut self, mount: Mount) -> ContainerBuilder {
         self.config.mounts.push(mount);
         self
@@ -162,6 +167,16 @@ impl ContainerBuilder {
         let container = self.create().await?;
         container.start().await?;
         Ok(container)
+    }
+}
+
+/// The mount of an image at `inside`, as the kubelet asks for it.
+pub(crate) fn image_mount(image: &str, inside: &str) -> Mount {
+    Mount {
+        image: Some(image_spec(image)),
+        container_path: inside.into(),
+        readonly: true,
+        ..Default::default()
     }
 }
 

@@ -60,7 +60,7 @@ impl Traces<'_> {
         all("runc state", procfs::names(&self.place.path("runc/k8s.io")));
         let (root, state) = &self.folders;
         for folder in [root, state] {
-            for kind in ["sandboxes", "containers"] {
+            for kind in ["sandboxes", "containers", "image-volumes"] {
                 let names = procfs::names(&folder.join(kind));
                 all(&format!("folder {}/{kind}", folder.display()), names);
             }
@@ -135,13 +135,14 @@ pub(crate) async fn in_containerd(containerd: &Containerd) -> Vec<String> {
     let leases = client.list(in_namespace(ListRequest::default())).await;
     let leases = leases.expect("leases are listed").into_inner().leases;
     found.extend(leases.into_iter().map(|lease| format!("lease {}", lease.id)));
-    let request = ListSnapshotsRequest { snapshotter: "overlayfs".into(), ..Default::default() };
-    let mut client = SnapshotsClient::new(channel);
-    let snapshots = client.list(in_namespace(request)).await;
-    let mut snapshots = snapshots.expect("snapshots are listed").into_inner();
-    while let Some(message) = snapshots.message().await.expect("snapshots are listed") {
-        let open = message.info.into_iter().filter(|snapshot| snapshot.kind != Kind::Committed as i32);
-        found.extend(open.map(|snapshot| format!("snapshot {}", snapshot.name)));
+    for snapshotter in ["overlayfs", "native"] {
+        let request = ListSnapshotsRequest { snapshotter: snapshotter.into(), ..Default::default() };
+        let snapshots = SnapshotsClient::new(channel.clone()).list(in_namespace(request)).await;
+        let mut snapshots = snapshots.expect("snapshots are listed").into_inner();
+        while let Some(message) = snapshots.message().await.expect("snapshots are listed") {
+            let open = message.info.into_iter().filter(|snapshot| snapshot.kind != Kind::Committed as i32);
+            found.extend(open.map(|snapshot| format!("snapshot {}", snapshot.name)));
+        }
     }
     found
 }

@@ -39,7 +39,7 @@ use std::time::{Duration, Instant};
 
 pub(crate) use beside::Beside;
 pub(crate) use builder::{Builder, Server};
-pub(crate) use container::{Container, ContainerBuilder, LogEntry};
+pub(crate) use container::{Container, ContainerBuilder, LogEntry, image_mount};
 pub(crate) use containerd::{Containerd, Version};
 pub(crate) use cri::Cri;
 pub(crate) use longshore::Longshore;
