@@ -75,6 +75,8 @@ pub struct Config {
     pub loopback: Loopback,
     /// Whether OOM scores are kept at or above the server's own.
     pub restrict_oom_score_adj: bool,
+    /// Who pulls images.
+    pub puller: Puller,
 }
 
 /// `[log]`, validated.
@@ -113,6 +115,17 @@ pub enum Loopback {
     Internal,
     /// The loopback plugin.
     Plugin,
+}
+
+/// Who pulls images.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Puller {
+    /// containerd where it has verifiers to ask, else longshore (IMG-39).
+    Auto,
+    /// longshore.
+    Client,
+    /// containerd's Transfer service.
+    Transfer,
 }
 
 impl Config {
@@ -179,6 +192,12 @@ impl Config {
                 ));
             }
         };
+        let puller = match file.image.puller.as_str() {
+            "auto" => Puller::Auto,
+            "client" => Puller::Client,
+            "transfer" => Puller::Transfer,
+            _ => return Err(problem("image.puller", "must be \"auto\", \"client\" or \"transfer\"")),
+        };
         bounds(&file)?;
         let handlers = file
             .runtime
@@ -193,7 +212,16 @@ impl Config {
                 format!("there is no handler {default_handler:?} below runtime.handlers"),
             ));
         }
-        Ok(Config { log, handlers, default_handler, ip_preference, loopback, restrict_oom_score_adj, file })
+        Ok(Config {
+            log,
+            handlers,
+            default_handler,
+            ip_preference,
+            loopback,
+            restrict_oom_score_adj,
+            puller,
+            file,
+        })
     }
 
     /// The handler of a pod that asks for `name`, the default one for an empty name (SBX-11).
@@ -262,6 +290,7 @@ fn absolute_paths(file: &File) -> Result<(), Problem> {
         ("cni.conf_dir", &file.cni.conf_dir),
         ("cni.cache_dir", &file.cni.cache_dir),
         ("cni.netns_dir", &file.cni.netns_dir),
+        ("image.verifier_dir", &file.image.verifier_dir),
     ];
     let lists = file
         .cni
@@ -346,6 +375,7 @@ mod tests {
             ("version = 1\n[cni]\nmax_conf = 2\n", "f.toml:3: cni.max_conf: unknown field"),
             ("\n[server]\nlisten = 7\n", "f.toml:3: server.listen: invalid type: integer `7`"),
             ("[log]\nlevel = \"loud\"\n", "f.toml:2: log.level: must be error"),
+            ("[image]\npuller = \"ctr\"\n", "f.toml:2: image.puller: must be \"auto\""),
             ("root = \"here\"\n", "f.toml:1: root: \"here\" must be an absolute path"),
             ("[runtime]\ndefault = \"kata\"\n", "f.toml:2: runtime.default: there is no handler \"kata\""),
             (

@@ -174,8 +174,7 @@ impl TransferRequest<'_> {
             default_scheme: if self.plain_http { "http".to_owned() } else { String::new() },
             ..Default::default()
         };
-        let source =
-            messages::OciRegistry { reference: self.reference.to_owned(), resolver: Some(resolver) };
+        let source = messages::OciRegistry { reference: self.reference.to_owned(), resolver: Some(resolver) };
         let platforms: Vec<types::Platform> = self.platforms.iter().map(TransferPlatform::message).collect();
         let unpacks = self.snapshotter.map(|snapshotter| messages::UnpackConfiguration {
             platform: platforms.first().cloned(),

@@ -4,7 +4,8 @@
 //! of what can be started here ([`store`]), kept true by looking at a record after every
 //! change, ours or another client's ([`load`]). Pulls are our own: a registry client,
 //! the content store and the snapshotters, so that they are the same on every version of
-//! containerd, and each step can be seen in the trace (design D12).
+//! containerd, and each step can be seen in the trace (design D12). Where containerd is to
+//! ask its image verifiers, it pulls by itself ([`transfer`]).
 //!
 //! ```text
 //! pull ─▶ registry ─▶ content store ─▶ unpack ─▶ snapshots
@@ -26,6 +27,7 @@ mod registry;
 mod remove;
 mod status;
 mod store;
+mod transfer;
 mod tree;
 mod unpack;
 mod users;
@@ -34,10 +36,11 @@ mod work;
 use std::collections::HashSet;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use tracing::warn;
 
-use crate::config::Config;
+use crate::config::{Config, Puller};
 use crate::containerd::{Containerd, Descriptor};
 use crate::flow::{Keyed, Shared};
 use crate::spec::ImageConfig;
@@ -83,6 +86,7 @@ struct Inner {
     /// Blobs that are being fetched.
     blobs: Keyed,
     pulls: Shared<String>,
+    heard: transfer::Heard,
     accounts: users::AccountsCache,
     usage: fs_info::UsageCache,
     settings: Settings,
@@ -99,6 +103,10 @@ struct Settings {
     /// The configured pause image; none for the built-in one.
     pause: Option<Reference>,
     downloads_max: usize,
+    /// How long a pull may stand still.
+    progress_limit: Option<Duration>,
+    puller: Puller,
+    verifier_dir: PathBuf,
     state: PathBuf,
 }
 
@@ -116,6 +124,7 @@ impl Images {
             snapshots: Keyed::default(),
             blobs: Keyed::default(),
             pulls: Shared::default(),
+            heard: transfer::Heard::default(),
             accounts: users::AccountsCache::default(),
             usage: fs_info::UsageCache::default(),
             settings: Settings::new(config),
@@ -173,6 +182,11 @@ impl Settings {
             pinned: pinned.chain([own]).collect(),
             pause,
             downloads_max: image.max_concurrent_downloads,
+            progress_limit: Some(image.pull_progress_timeout_s)
+                .filter(|seconds| *seconds > 0)
+                .map(Duration::from_secs),
+            puller: config.puller,
+            verifier_dir: image.verifier_dir.clone(),
             state: config.file.state.clone(),
         }
     }

@@ -46,13 +46,16 @@ impl Images {
     pub async fn pull(&self, flow: &Flow, request: Pull) -> Result<String> {
         let reference = Reference::parse(&request.image.image)?;
         // Credentials are part of what is shared, but stay out of the key (IMG-33).
+        let credentials = registry::Credentials::new(request.auth.as_ref())?;
         let auth = request.auth.map(|auth| digest::of(&auth.encode_to_vec())).unwrap_or_default();
         let key = format!("{reference} {} {auth}", request.snapshotter);
         let what = format!("pull image {:?}", request.image.image);
         let (images, snapshotter) = (self.clone(), request.snapshotter);
         self.0
             .pulls
-            .run(flow, &key, |stop| async move { images.pull_until(&reference, &snapshotter, stop).await })
+            .run(flow, &key, |stop| async move {
+                images.pull_until(&reference, &credentials, &snapshotter, stop).await
+            })
             .await
             .map_err(|error| registry::with_context(error, &what))
     }
@@ -60,13 +63,14 @@ impl Images {
     async fn pull_until(
         &self,
         reference: &Reference,
+        credentials: &registry::Credentials,
         snapshotter: &str,
         stop: CancellationToken,
     ) -> Result<String> {
         let started = Instant::now();
         let work = self.0.leases.begin(&self.0.containerd).await?;
         let result = tokio::select! {
-            result = self.pull_under(&work, reference, snapshotter) => result,
+            result = self.pull_under(&work, reference, credentials, snapshotter) => result,
             () = stop.cancelled() => Err(canceled("nobody waits for it any more")),
         };
         // The transfers have ended here: what they left can be taken away.
@@ -79,7 +83,18 @@ impl Images {
         result
     }
 
-    async fn pull_under(&self, work: &Work, reference: &Reference, snapshotter: &str) -> Result<String> {
+    async fn pull_under(
+        &self,
+        work: &Work,
+        reference: &Reference,
+        credentials: &registry::Credentials,
+        snapshotter: &str,
+    ) -> Result<String> {
+        if self.pulls_by_transfer().await? {
+            let (target, tree) = self.transfer(work, reference, credentials, snapshotter).await?;
+            self.set_names(work, reference, &target, &tree).await?;
+            return Ok(tree.config.digest);
+        }
         let repository = self.0.registry.repository(reference).await?;
         let mut target = repository.resolve(reference).await?;
         let source = Source::Registry { repository: &repository, reference, work };

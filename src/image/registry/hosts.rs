@@ -95,6 +95,15 @@ pub(super) fn endpoints(folders: &[PathBuf], domain: &str) -> Result<Vec<Endpoin
     Ok(vec![Endpoint::upstream(domain)])
 }
 
+/// The folder with the configuration of the registry `domain`, if there is one.
+pub(in crate::image) fn folder_of(folders: &[PathBuf], domain: &str) -> Option<PathBuf> {
+    let names = folder_names(domain);
+    folders
+        .iter()
+        .flat_map(|folder| names.iter().map(move |name| folder.join(name)))
+        .find(|folder| folder.is_dir())
+}
+
 fn folder_names(domain: &str) -> Vec<String> {
     let mut names = Vec::new();
     if let Some((host, port)) = domain.rsplit_once(':')

@@ -9,6 +9,7 @@
 //! error.
 
 mod client;
+mod credentials;
 mod hosts;
 
 use std::path::PathBuf;
@@ -21,6 +22,7 @@ use tracing::debug;
 
 use client::{Answer, Ask, Client};
 pub(super) use client::{Body, Cause};
+pub(super) use credentials::{Credentials, Secret};
 use hosts::Endpoint;
 
 use super::digest;
@@ -38,7 +40,9 @@ const MANIFEST_TYPES: &str = "application/vnd.oci.image.index.v1+json, \
     application/vnd.docker.distribution.manifest.v2+json";
 
 /// The kubelet takes a message that begins so for the reason of a waiting pod (ERR-08).
-const UNAVAILABLE: &str = "RegistryUnavailable: ";
+pub(super) const UNAVAILABLE: &str = "RegistryUnavailable: ";
+/// The same for an image that someone who judges images refused.
+pub(super) const REFUSED: &str = "SignatureValidationFailed: ";
 
 /// All registries.
 pub(super) struct Registry {
@@ -80,6 +84,31 @@ impl Registry {
             path: reference.path().to_owned(),
             endpoints,
         })
+    }
+}
+
+impl Registry {
+    /// The folder of `image.registry_config_dirs` in which the configuration of the
+    /// registry of `reference` lies, for containerd, which takes one (VER-05). None if
+    /// there is no configuration.
+    ///
+    /// # Errors
+    /// Those of a configuration that cannot be followed: containerd would go on without
+    /// a file that it cannot read.
+    pub(super) async fn hosts_dir(&self, reference: &Reference) -> Result<Option<String>> {
+        let (folders, domain) = (self.folders.clone(), reference.domain().to_owned());
+        flow::blocking(move || {
+            match hosts::endpoints(&folders, &domain) {
+                // containerd can more.
+                Err(error) if error.kind() == error::Kind::Unimplemented => {}
+                checked => drop(checked?),
+            }
+            let Some(folder) = hosts::folder_of(&folders, &domain) else { return Ok(None) };
+            let dir = folder.parent().and_then(std::path::Path::to_str);
+            let dir = dir.ok_or_else(|| error::invalid(format!("{folder:?} is not UTF-8")))?;
+            Ok(Some(dir.to_owned()))
+        })
+        .await
     }
 }
 
@@ -285,10 +314,12 @@ fn text(cause: &Cause) -> String {
 
 /// Adds context to an error and keeps a word that the kubelet looks for in front (ERR-08).
 pub(super) fn with_context(error: Error, what: &str) -> Error {
-    match error.message().strip_prefix(UNAVAILABLE) {
-        Some(rest) => Error::new(error::Kind::Unknown, format!("{UNAVAILABLE}{what}: {rest}")),
-        None => error.context(what),
+    for word in [UNAVAILABLE, REFUSED] {
+        if let Some(rest) = error.message().strip_prefix(word) {
+            return Error::new(error::Kind::Unknown, format!("{word}{what}: {rest}"));
+        }
     }
+    error.context(what)
 }
 
 #[cfg(test)]
