@@ -145,6 +145,11 @@ pub struct ContainerSection {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Image {
+    /// auto, client or transfer: who pulls, longshore or containerd's Transfer service.
+    pub puller: String,
+    /// Folder of containerd's image verifiers, the bin_dir of its plugin: with something
+    /// in it, auto means transfer (IMG-39).
+    pub verifier_dir: PathBuf,
     /// Folders with one folder a registry, each with a hosts.toml.
     pub registry_config_dirs: Vec<PathBuf>,
     /// The snapshotter of handlers that do not name one.
@@ -297,6 +302,8 @@ impl Default for ContainerSection {
 impl Default for Image {
     fn default() -> Image {
         Image {
+            puller: "auto".into(),
+            verifier_dir: "/opt/containerd/image-verifier/bin".into(),
             registry_config_dirs: vec!["/etc/containerd/certs.d".into(), "/etc/docker/certs.d".into()],
             snapshotter: "overlayfs".into(),
             max_concurrent_downloads: 3,

@@ -79,6 +79,8 @@ pub struct Config {
     pub restrict_oom_score_adj: bool,
     /// The proxies on the way to registries.
     pub proxies: Proxies,
+    /// Who pulls images.
+    pub puller: Puller,
 }
 
 /// `[log]`, validated.
@@ -117,6 +119,17 @@ pub enum Loopback {
     Internal,
     /// The loopback plugin.
     Plugin,
+}
+
+/// Who pulls images.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Puller {
+    /// containerd where it has verifiers to ask, else longshore (IMG-39).
+    Auto,
+    /// longshore.
+    Client,
+    /// containerd's Transfer service.
+    Transfer,
 }
 
 impl Config {
@@ -187,6 +200,12 @@ impl Config {
                 ));
             }
         };
+        let puller = match file.image.puller.as_str() {
+            "auto" => Puller::Auto,
+            "client" => Puller::Client,
+            "transfer" => Puller::Transfer,
+            _ => return Err(problem("image.puller", "must be \"auto\", \"client\" or \"transfer\"")),
+        };
         bounds(&file)?;
         let handlers = file
             .runtime
@@ -209,6 +228,7 @@ impl Config {
             loopback,
             restrict_oom_score_adj,
             proxies: Proxies::default(),
+            puller,
             file,
         })
     }
@@ -286,6 +306,7 @@ fn absolute_paths(file: &File) -> Result<(), Problem> {
         ("cni.conf_dir", &file.cni.conf_dir),
         ("cni.cache_dir", &file.cni.cache_dir),
         ("cni.netns_dir", &file.cni.netns_dir),
+        ("image.verifier_dir", &file.image.verifier_dir),
     ];
     let lists = file
         .cni
@@ -370,6 +391,7 @@ mod tests {
             ("version = 1\n[cni]\nmax_conf = 2\n", "f.toml:3: cni.max_conf: unknown field"),
             ("\n[server]\nlisten = 7\n", "f.toml:3: server.listen: invalid type: integer `7`"),
             ("[log]\nlevel = \"loud\"\n", "f.toml:2: log.level: must be error"),
+            ("[image]\npuller = \"ctr\"\n", "f.toml:2: image.puller: must be \"auto\""),
             ("root = \"here\"\n", "f.toml:1: root: \"here\" must be an absolute path"),
             ("[runtime]\ndefault = \"kata\"\n", "f.toml:2: runtime.default: there is no handler \"kata\""),
             (

@@ -4,6 +4,14 @@
 //! version (VER-01). Plugins are not matched by full names alone, since types were
 //! renamed between 1.x and 2.x (VER-09).
 
+use std::collections::BTreeSet;
+use std::sync::{Arc, Mutex};
+
+use crate::flow::lock;
+
+/// The type of plugins that judge images before they are pulled.
+const VERIFIER: &str = "io.containerd.image-verifier.v1";
+
 /// A plugin of the connected containerd.
 #[derive(Clone, Debug)]
 pub(super) struct Plugin {
@@ -15,15 +23,57 @@ pub(super) struct Plugin {
 }
 
 /// What the connected containerd is.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct Capabilities {
     version: String,
     plugins: Vec<Plugin>,
+    /// Whether it tells about single plugins (VER-03).
+    tells_plugins: bool,
+    /// The snapshotters that Transfer has refused to unpack for.
+    refused: Arc<Mutex<BTreeSet<String>>>,
 }
 
 impl Capabilities {
-    pub(super) fn new(version: String, plugins: Vec<Plugin>) -> Capabilities {
-        Capabilities { version, plugins }
+    pub(super) fn new(version: String, plugins: Vec<Plugin>, tells_plugins: bool) -> Capabilities {
+        Capabilities { version, plugins, tells_plugins, refused: Arc::default() }
+    }
+
+    /// Whether it pulls images by itself, by the hosts.toml of the folder that it is
+    /// told (VER-04). That of 1.7 pulls, too, but does not know such a folder and would
+    /// pass over the mirrors without a word; it is told by its introspection, which
+    /// learned to tell about single plugins in the same release as Transfer that.
+    #[must_use]
+    pub fn transfers_images(&self) -> bool {
+        let has = |kind: &str, id: &str| {
+            self.plugins.iter().any(|plugin| plugin.is_loaded && plugin.kind == kind && plugin.id == id)
+        };
+        self.tells_plugins
+            && has("io.containerd.transfer.v1", "local")
+            && has("io.containerd.grpc.v1", "transfer")
+            && has("io.containerd.grpc.v1", "streaming")
+    }
+
+    /// Whether Transfer may unpack for `snapshotter`. Which it does is in the
+    /// configuration of its plugin, and introspection does not tell (VER-05): true until
+    /// it has refused once.
+    #[must_use]
+    pub fn may_unpack_by_transfer(&self, snapshotter: &str) -> bool {
+        !lock(&self.refused).contains(snapshotter)
+    }
+
+    /// Remembers, for this connection, that Transfer does not unpack for `snapshotter`.
+    pub fn transfer_refused(&self, snapshotter: &str) {
+        lock(&self.refused).insert(snapshotter.to_owned());
+    }
+
+    /// The ids of the plugins by which Transfer has images judged (IMG-39). `bindir`,
+    /// which calls programs in a folder, is loaded everywhere from 1.7 on; introspection
+    /// does not tell the folder, nor whether there is anything in it.
+    pub fn image_verifiers(&self) -> impl Iterator<Item = &str> {
+        self.plugins
+            .iter()
+            .filter(|plugin| plugin.is_loaded && plugin.kind == VERIFIER)
+            .map(|plugin| plugin.id.as_str())
     }
 
     /// The version as containerd says it: `1.6.20~ds1`, `v2.1.9+ds1`, …
@@ -143,6 +193,7 @@ mod tests {
                     Some("/d/io.containerd.snapshotter.v1.overlayfs"),
                 ),
             ],
+            true,
         );
         assert_eq!(
             capabilities.snapshotter_root("stargz").as_deref(),
@@ -152,9 +203,36 @@ mod tests {
 
     #[test]
     fn the_builtin_plugin_is_found_under_both_names() {
-        let old = Capabilities::new(String::new(), vec![plugin("io.containerd.grpc.v1", "cri", None)]);
-        let new = Capabilities::new(String::new(), vec![plugin("io.containerd.cri.v1", "runtime", None)]);
-        let off = Capabilities::new(String::new(), vec![plugin("io.containerd.cri.v1", "images", None)]);
+        let with = |kind, id| Capabilities::new(String::new(), vec![plugin(kind, id, None)], false);
+        let old = with("io.containerd.grpc.v1", "cri");
+        let new = with("io.containerd.cri.v1", "runtime");
+        let off = with("io.containerd.cri.v1", "images");
         assert!(old.builtin_cri_active() && new.builtin_cri_active() && !off.builtin_cri_active());
+    }
+
+    #[test]
+    fn transfer_is_usable_where_all_of_it_is_there_and_it_reads_hosts_toml() {
+        let all = [
+            ("io.containerd.transfer.v1", "local"),
+            ("io.containerd.grpc.v1", "transfer"),
+            ("io.containerd.grpc.v1", "streaming"),
+        ];
+        let plugins: Vec<Plugin> = all.iter().map(|(kind, id)| plugin(kind, id, None)).collect();
+        let with = |plugins: &[Plugin], tells| Capabilities::new(String::new(), plugins.to_vec(), tells);
+        assert!(with(&plugins, true).transfers_images());
+        assert!(!with(&plugins, false).transfers_images(), "1.7");
+        assert!(!with(&plugins[1..], true).transfers_images());
+        let mut broken = plugins.clone();
+        broken[0].is_loaded = false;
+        assert!(!with(&broken, true).transfers_images());
+    }
+
+    #[test]
+    fn what_transfer_refused_once_is_remembered() {
+        let capabilities = Capabilities::default();
+        assert!(capabilities.may_unpack_by_transfer("native"));
+        capabilities.clone().transfer_refused("native");
+        assert!(!capabilities.may_unpack_by_transfer("native"));
+        assert!(capabilities.may_unpack_by_transfer("overlayfs"));
     }
 }

@@ -42,7 +42,23 @@ impl Containerd {
                 is_loaded: plugin.init_err.is_none(),
             })
             .collect();
-        Ok(Capabilities::new(version, plugins))
+        let tells_plugins = self.tells_plugins(limit).await?;
+        Ok(Capabilities::new(version, plugins, tells_plugins))
+    }
+
+    /// Whether introspection tells about single plugins (VER-03), whatever it says.
+    async fn tells_plugins(&self, limit: Duration) -> Result<bool> {
+        let request = api::PluginInfoRequest {
+            r#type: "io.containerd.transfer.v1".into(),
+            id: "local".into(),
+            options: None,
+        };
+        let mut client = IntrospectionClient::new(self.wire.clone());
+        match self.unary_within(limit, "Introspection.PluginInfo", client.plugin_info(request)).await {
+            Err(error) if error.kind() == Kind::Unimplemented => Ok(false),
+            Err(error) if matches!(error.kind(), Kind::Unavailable | Kind::DeadlineExceeded) => Err(error),
+            _ => Ok(true),
+        }
     }
 
     /// containerd's deprecation warnings, id and text; none where it does not tell (SVC-16).

@@ -20,7 +20,9 @@ mod introspection;
 mod leases;
 mod shims;
 mod snapshots;
+mod streaming;
 mod tasks;
+mod transfer;
 mod wire;
 
 use std::future::Future;
@@ -40,6 +42,7 @@ pub use leases::Lease;
 pub use prost_types::Any;
 pub use snapshots::{SnapshotInfo, SnapshotKind, SnapshotUsage};
 pub use tasks::{ExecRequest, Exit, Process, ProcessStatus, TaskRequest};
+pub use transfer::{Credentials, Login, TransferPlatform, TransferProgress, TransferRequest};
 
 use crate::error::{Error, Kind, Result};
 pub use crate::sys::mount::Mount;

@@ -14,6 +14,7 @@ use futures_util::StreamExt;
 use tracing::{debug, warn};
 
 use super::tree::{self, Source, Tree};
+use super::work::Leases;
 use super::{Image, Images, digest};
 use crate::containerd::ImageRecord;
 use crate::error::{Kind, Result, precondition};
@@ -56,6 +57,9 @@ impl Images {
     /// # Errors
     /// Those of a containerd that does not answer. That the image is not whole is none.
     pub async fn refresh(&self, name: &str) -> Result<()> {
+        if Leases::has_record(name) {
+            return Ok(());
+        }
         let _turn = self.0.names.lock(name).await;
         let record = match self.0.containerd.image(name).await {
             Err(error) if error.is_not_found() => {

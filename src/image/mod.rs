@@ -4,7 +4,8 @@
 //! of what can be started here ([`store`]), kept true by looking at a record after every
 //! change, ours or another client's ([`load`]). Pulls are our own: a registry client,
 //! the content store and the snapshotters, so that they are the same on every version of
-//! containerd, and each step can be seen in the trace (design D12).
+//! containerd, and each step can be seen in the trace (design D12). Where containerd is to
+//! ask its image verifiers, it pulls by itself ([`transfer`]).
 //!
 //! ```text
 //! pull ─▶ registry ─▶ content store ─▶ unpack ─▶ snapshots
@@ -27,6 +28,7 @@ mod registry;
 mod remove;
 mod status;
 mod store;
+mod transfer;
 mod tree;
 mod unpack;
 mod users;
@@ -39,7 +41,7 @@ use std::time::Duration;
 
 use tracing::warn;
 
-use crate::config::Config;
+use crate::config::{Config, Puller};
 use crate::containerd::{Containerd, Descriptor};
 use crate::flow::{Keyed, Shared};
 use crate::spec::ImageConfig;
@@ -87,6 +89,7 @@ struct Inner {
     blobs: Keyed,
     pulls: Shared<String>,
     running: progress::Running,
+    heard: transfer::Heard,
     accounts: users::AccountsCache,
     usage: fs_info::UsageCache,
     settings: Settings,
@@ -103,7 +106,10 @@ struct Settings {
     /// The configured pause image; none for the built-in one.
     pause: Option<Reference>,
     downloads_max: usize,
+    /// How long a pull may stand still.
     progress_limit: Option<Duration>,
+    puller: Puller,
+    verifier_dir: PathBuf,
     state: PathBuf,
 }
 
@@ -122,6 +128,7 @@ impl Images {
             blobs: Keyed::default(),
             pulls: Shared::default(),
             running: progress::Running::default(),
+            heard: transfer::Heard::default(),
             accounts: users::AccountsCache::default(),
             usage: fs_info::UsageCache::default(),
             settings: Settings::new(config),
@@ -192,6 +199,8 @@ impl Settings {
             pause,
             downloads_max: image.max_concurrent_downloads,
             progress_limit: config.pull_progress_limit(),
+            puller: config.puller,
+            verifier_dir: image.verifier_dir.clone(),
             state: config.file.state.clone(),
         }
     }

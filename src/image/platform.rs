@@ -93,6 +93,11 @@ impl Node {
         &self.0[0]
     }
 
+    /// All that it runs, best first.
+    pub(super) fn platforms(&self) -> &[Platform] {
+        &self.0
+    }
+
     /// How well `platform` fits: 0 is best, none means not at all.
     pub(super) fn rank(&self, platform: &Platform) -> Option<usize> {
         let platform = platform.normalised();

@@ -6,7 +6,7 @@
 
 use std::collections::BTreeMap;
 use std::convert::Infallible;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -78,9 +78,24 @@ pub(super) struct Progress {
     started: Instant,
     layers: Mutex<Vec<LayerProgress>>,
     received: AtomicU64,
+    silence: Mutex<Silence>,
+}
+
+/// How long requests were open without a byte. It goes on from one attempt to the next.
+#[derive(Default)]
+struct Silence {
     /// Requests that wait for bytes.
-    open: AtomicUsize,
-    last: Mutex<Instant>,
+    open: usize,
+    /// Until the last change of what follows.
+    before: Duration,
+    /// Since when a request is open, or the last byte came.
+    since: Option<Instant>,
+}
+
+impl Silence {
+    fn length(&self) -> Duration {
+        self.before + self.since.map(|since| since.elapsed()).unwrap_or_default()
+    }
 }
 
 impl Progress {
@@ -91,8 +106,7 @@ impl Progress {
             started: Instant::now(),
             layers: Mutex::default(),
             received: AtomicU64::new(0),
-            open: AtomicUsize::new(0),
-            last: Mutex::new(Instant::now()),
+            silence: Mutex::default(),
         }
     }
 
@@ -125,17 +139,39 @@ impl Progress {
         }
     }
 
+    /// What someone else tells of a layer that he pulls: its size, how many bytes of it
+    /// he has by now, its state.
+    pub(super) fn told(&self, digest: &str, size: u64, fetched: Option<u64>, state: LayerState) {
+        let mut layers = lock(&self.layers);
+        let index = layers.iter().position(|layer| layer.digest == digest).unwrap_or_else(|| {
+            layers.push(LayerProgress { digest: digest.into(), size, received_bytes: 0, state });
+            layers.len() - 1
+        });
+        let layer = &mut layers[index];
+        layer.size = layer.size.max(size);
+        layer.state = layer.state.max(state);
+        if let Some(bytes) = fetched {
+            self.received.fetch_add(bytes.saturating_sub(layer.received_bytes), Ordering::Relaxed);
+            layer.received_bytes = layer.received_bytes.max(bytes);
+        } else if state >= LayerState::Downloaded {
+            layer.received_bytes = layer.size;
+        }
+    }
+
     /// A registry sent bytes.
     pub(super) fn received(&self, bytes: u64) {
         self.received.fetch_add(bytes, Ordering::Relaxed);
-        *lock(&self.last) = Instant::now();
+        let mut silence = lock(&self.silence);
+        silence.before = Duration::ZERO;
+        silence.since = (silence.open > 0).then(Instant::now);
     }
 
     /// A request is open until the guard is dropped.
     pub(super) fn request(self: &Arc<Progress>) -> OpenRequest {
-        if self.open.fetch_add(1, Ordering::AcqRel) == 0 {
-            *lock(&self.last) = Instant::now();
-        }
+        let mut silence = lock(&self.silence);
+        silence.open += 1;
+        silence.since.get_or_insert_with(Instant::now);
+        drop(silence);
         OpenRequest(self.clone())
     }
 
@@ -143,16 +179,15 @@ impl Progress {
     pub(super) async fn stuck(&self, limit: Option<Duration>) -> Error {
         let Some(limit) = limit else { return std::future::pending().await };
         loop {
-            let since = *lock(&self.last);
-            let end = if self.open.load(Ordering::Acquire) == 0 { Instant::now() } else { since } + limit;
-            if end <= Instant::now() {
+            let silence = lock(&self.silence).length();
+            if silence >= limit {
                 return deadline(format!(
                     "no registry sent a byte for {} s (image.pull_progress_timeout_s){}",
                     limit.as_secs_f32(),
                     self.unfinished(),
                 ));
             }
-            tokio::time::sleep_until(end).await;
+            tokio::time::sleep(limit - silence).await;
         }
     }
 
@@ -221,7 +256,11 @@ impl OpenRequest {
 
 impl Drop for OpenRequest {
     fn drop(&mut self) {
-        self.0.open.fetch_sub(1, Ordering::AcqRel);
+        let mut silence = lock(&self.0.silence);
+        silence.open -= 1;
+        if silence.open == 0 {
+            (silence.before, silence.since) = (silence.length(), None);
+        }
     }
 }
 
@@ -282,18 +321,37 @@ mod tests {
         assert!(running.states().is_empty());
     }
 
+    #[test]
+    fn what_is_told_of_a_layer_adds_up() {
+        let progress = Progress::new("r.io/a:1", "overlayfs");
+        progress.told("a", 0, None, LayerState::Waiting);
+        progress.told("a", 10, Some(4), LayerState::Downloading);
+        progress.told("a", 10, Some(9), LayerState::Downloading);
+        assert_eq!((progress.state().received_bytes, progress.state().layers[0].received_bytes), (9, 9));
+        progress.told("a", 0, None, LayerState::Done);
+        let layer = progress.state().layers.remove(0);
+        assert_eq!((layer.size, layer.received_bytes, layer.state), (10, 10, LayerState::Done));
+    }
+
     #[tokio::test(start_paused = true)]
     async fn only_an_open_request_without_bytes_is_stuck() {
         let progress = Arc::new(Progress::new("r.io/a:1", "overlayfs"));
         let limit = Some(Duration::from_secs(10));
         let wait = |seconds| tokio::time::timeout(Duration::from_secs(seconds), progress.stuck(limit));
         assert!(wait(100).await.is_err(), "nothing is asked of a registry");
-        let _open = progress.request();
+        let open = progress.request();
         assert!(wait(9).await.is_err());
+        progress.received(1);
+        assert!(wait(6).await.is_err());
+        drop(open);
+        assert!(wait(100).await.is_err(), "it pauses before the next attempt");
+        let open = progress.request();
+        assert!(wait(3).await.is_err());
         progress.received(1);
         assert!(wait(9).await.is_err(), "a byte came");
         let error = wait(2).await.expect("stuck");
         assert!(error.message().starts_with("no registry sent a byte for 10 s"), "{error}");
+        drop(open);
         assert!(tokio::time::timeout(Duration::from_secs(1000), progress.stuck(None)).await.is_err());
     }
 }

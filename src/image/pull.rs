@@ -95,6 +95,12 @@ impl Task {
     async fn run_under(&self, work: &Work, progress: &Arc<Progress>) -> Result<String> {
         let Task { images, reference, snapshotter, .. } = self;
         let Images(inner) = images;
+        if images.pulls_by_transfer().await? {
+            let (target, tree) =
+                images.transfer(work, reference, &self.credentials, snapshotter, progress).await?;
+            images.set_names(work, reference, &target, &tree).await?;
+            return Ok(tree.config.digest);
+        }
         let credentials = self.credentials.clone();
         let repository = inner.registry.repository(reference, credentials, progress.clone()).await?;
         let repository = &repository;

@@ -6,10 +6,16 @@
 //! that is dropped instead, because its caller went away, does so in the background
 //! (IMG-32). The lease expires by itself should the process die first, and
 //! [`Leases::clear`] removes such leases at the next start (REC-15).
+//!
+//! Of what containerd makes by itself for a transfer, only containerd knows what is half
+//! done, and who else has a part in it: a transfer that did not come to a good end is
+//! waited for, and what it left goes with the lease, in a collection of its own.
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
+use tokio_util::task::TaskTracker;
 use tracing::warn;
 
 use crate::containerd::Containerd;
@@ -21,6 +27,8 @@ use crate::ids::random_hex;
 const LEASE_PREFIX: &str = "longshore-image-";
 /// After how long containerd drops a lease whose owner died.
 const LEASE_HOURS: i64 = 24;
+/// How long containerd may take to end a transfer that nobody waits for.
+const TRANSFER_END_LIMIT: Duration = Duration::from_secs(20);
 
 /// The leases of this process that are in use.
 #[derive(Clone, Default)]
@@ -39,6 +47,8 @@ struct Unfinished {
     ingests: BTreeSet<String>,
     /// Snapshotter and key.
     snapshots: BTreeSet<(String, String)>,
+    /// Ends when containerd is through with its transfers.
+    transfers: Option<TaskTracker>,
 }
 
 impl Leases {
@@ -68,6 +78,12 @@ impl Leases {
         Ok(work)
     }
 
+    /// Whether `name` is that of an image record which exists for the time of a work: it
+    /// has the name of the work's lease.
+    pub(super) fn has_record(name: &str) -> bool {
+        name.starts_with(LEASE_PREFIX)
+    }
+
     /// Removes the leases of earlier processes.
     ///
     /// # Errors
@@ -86,14 +102,20 @@ impl Leases {
 async fn clean_up(containerd: &Containerd, lease: &str, unfinished: &Mutex<Unfinished>) -> Result<()> {
     let unfinished = std::mem::take(&mut *lock(unfinished));
     let mut errors = Collected::default();
+    if let Some(transfers) = &unfinished.transfers {
+        transfers.close();
+        if tokio::time::timeout(TRANSFER_END_LIMIT, transfers.wait()).await.is_err() {
+            warn!(lease, "containerd is slow to end a transfer");
+        }
+    }
     for ingest in &unfinished.ingests {
         errors.push(containerd.abort_ingest(ingest).await);
     }
     for (snapshotter, key) in &unfinished.snapshots {
         errors.push(containerd.remove_snapshot(snapshotter, key).await);
     }
-    // What is left by now goes with the lease at the next collection.
-    errors.push(containerd.delete_lease(lease, false).await);
+    // What is left by now goes with the lease: at the next collection, or at once.
+    errors.push(containerd.delete_lease(lease, unfinished.transfers.is_some()).await);
     errors.finish()
 }
 
@@ -121,6 +143,17 @@ impl Work {
     /// Forgets it: it was committed.
     pub(super) fn committed(&self, snapshotter: &str, key: &str) {
         lock(&self.unfinished).snapshots.remove(&(snapshotter.to_owned(), key.to_owned()));
+    }
+
+    /// Remembers that containerd transfers an image under the lease. What reads its
+    /// progress is to run on the tracker.
+    pub(super) fn transfer(&self) -> TaskTracker {
+        lock(&self.unfinished).transfers.get_or_insert_default().clone()
+    }
+
+    /// Forgets it: it came to a good end.
+    pub(super) fn transferred(&self) {
+        lock(&self.unfinished).transfers = None;
     }
 
     /// Removes what is half done, and the lease. That something stays is only logged:

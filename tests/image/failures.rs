@@ -9,7 +9,7 @@ use crate::registry::Registry;
 use crate::server::{Canned, Gate, answer};
 
 impl Node {
-    async fn must_have_no_image(&self) {
+    pub(crate) async fn must_have_no_image(&self) {
         assert!(self.images.list().is_empty());
         assert!(self.ctr_list(&["images", "ls", "-q"]).is_empty());
         self.must_have_no_leftovers().await;

@@ -13,3 +13,4 @@ mod pull;
 mod registry;
 mod server;
 mod tls;
+mod transfer;

@@ -96,8 +96,17 @@ impl Node {
     }
 
     pub(crate) async fn pull_for(&self, reference: &str, snapshotter: &str) -> Result<String> {
+        self.pull_as(reference, None, snapshotter).await
+    }
+
+    pub(crate) async fn pull_as(
+        &self,
+        reference: &str,
+        auth: Option<cri::AuthConfig>,
+        snapshotter: &str,
+    ) -> Result<String> {
         let image = cri::ImageSpec { image: reference.into(), ..Default::default() };
-        let pull = Pull { image, auth: None, snapshotter: snapshotter.into() };
+        let pull = Pull { image, auth, snapshotter: snapshotter.into() };
         tokio::time::timeout(LIMIT, self.images.pull(&self.flow, pull)).await.expect("a pull ends")
     }
 
@@ -205,6 +214,8 @@ disabled_plugins = [
 address = "{root}/c.sock"
 [ttrpc]
 address = "{root}/c.sock.ttrpc"
+[plugins."io.containerd.image-verifier.v1.bindir"]
+bin_dir = "{root}/verifiers"
 "#
     );
     std::fs::write(folder.join("containerd.toml"), config).expect("file");
@@ -242,7 +253,8 @@ state = "{root}/longshore-state"
 [containerd]
 address = "{root}/c.sock"
 [image]
-registry_config_dirs = ["{root}/certs.d"]
+verifier_dir = "{root}/verifiers"
+registry_config_dirs = ["{root}/nothing.d", "{root}/certs.d"]
 {settings}
 "#
     );

@@ -8,6 +8,19 @@ use tempfile::TempDir;
 
 use crate::fixture::{Blob, Image};
 
+/// The one who may pull from a registry that asks.
+pub(crate) const USER: &str = "ann";
+pub(crate) const PASSWORD: &str = "hunter2-hunter2";
+/// The password as htpasswd stores it.
+const PASSWORD_HASH: &str = "$2y$05$abcdefghijklmnopqrstuuM6LdIRFtSO2kPdsnQR8QqPt6tFqthsy";
+
+/// Whom a registry serves.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Access {
+    Everybody,
+    User,
+}
+
 pub(crate) struct Registry {
     /// `127.0.0.1:port`
     pub(crate) address: String,
@@ -18,11 +31,20 @@ pub(crate) struct Registry {
 impl Registry {
     /// Starts one; none, after saying so, where it is not installed.
     pub(crate) fn start() -> Option<Registry> {
-        Registry::with(None)
+        Registry::run(None, Access::Everybody)
+    }
+
+    /// Starts one that serves [`USER`] alone.
+    pub(crate) fn with_login() -> Option<Registry> {
+        Registry::run(None, Access::User)
     }
 
     /// Starts one that speaks TLS, with a file of its certificate and one of its key.
     pub(crate) fn with(tls: Option<(&Path, &Path)>) -> Option<Registry> {
+        Registry::run(tls, Access::Everybody)
+    }
+
+    fn run(tls: Option<(&Path, &Path)>, access: Access) -> Option<Registry> {
         let folder = tempfile::tempdir().expect("folder");
         let file = folder.path().join("config.yml");
         let root = folder.path().display();
@@ -30,8 +52,15 @@ impl Registry {
             format!("  tls:\n    certificate: {}\n    key: {}\n", certificate.display(), key.display())
         });
         let tls = tls.unwrap_or_default();
+        let login = match access {
+            Access::Everybody => String::new(),
+            Access::User => {
+                write(&folder.path().join("htpasswd"), format!("{USER}:{PASSWORD_HASH}\n").as_bytes());
+                format!("auth:\n  htpasswd:\n    realm: test\n    path: {root}/htpasswd\n")
+            }
+        };
         let config = format!(
-            "version: 0.1\nstorage:\n  filesystem:\n    rootdirectory: {root}/data\nhttp:\n  addr: 127.0.0.1:0\n  secret: x\n{tls}"
+            "version: 0.1\nstorage:\n  filesystem:\n    rootdirectory: {root}/data\nhttp:\n  addr: 127.0.0.1:0\n  secret: x\n{tls}{login}"
         );
         std::fs::write(&file, config).expect("file");
         let started = Command::new("docker-registry")

@@ -12,7 +12,7 @@ use prost::Message;
 
 use crate::error::{Result, invalid};
 use crate::image::digest;
-use crate::proto::cri;
+use crate::proto::{MASKED, cri};
 
 /// Shorter secrets are not looked for in other people's words: they would be found
 /// everywhere.
@@ -90,8 +90,13 @@ impl Credentials {
         &self.fingerprint
     }
 
+    /// Whether they are a token for the registry itself.
+    pub(in crate::image) fn is_registry_token(&self) -> bool {
+        matches!(self.secret, Some(Secret::Registry(_)))
+    }
+
     /// `text` without what is secret in it.
-    pub(super) fn masked(&self, text: String) -> String {
+    pub(in crate::image) fn masked(&self, text: String) -> String {
         let secrets = match &self.secret {
             None => return text,
             Some(Secret::Password { user, password }) => {
@@ -100,7 +105,7 @@ impl Credentials {
             Some(Secret::Identity(token) | Secret::Registry(token)) => [token.clone(), String::new()],
         };
         let secrets = secrets.iter().filter(|secret| secret.len() >= SECRET_BYTES_MIN);
-        secrets.fold(text, |text, secret| text.replace(secret.as_str(), "<masked>"))
+        secrets.fold(text, |text, secret| text.replace(secret.as_str(), MASKED))
     }
 }
 
@@ -117,7 +122,7 @@ impl Secret {
 
 impl fmt::Debug for Credentials {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(if self.secret.is_some() { "<masked>" } else { "anonymous" })
+        f.write_str(if self.secret.is_some() { MASKED } else { "anonymous" })
     }
 }
 
@@ -208,7 +213,7 @@ mod tests {
         let config =
             cri::AuthConfig { username: "user".into(), password: "hunter2".into(), ..Default::default() };
         let credentials = Credentials::new(Some(&config)).expect("valid");
-        assert_eq!(format!("{credentials:?}"), "<masked>");
+        assert_eq!(format!("{credentials:?}"), MASKED);
         let header = credentials.for_host("r.io").and_then(Secret::basic).expect("basic");
         assert_eq!(format!("{header:?}"), "Sensitive");
         let echo = format!("no user user with hunter2 ({})", STANDARD.encode("user:hunter2"));

@@ -95,7 +95,7 @@ pub(super) fn endpoints(folders: &[PathBuf], domain: &str) -> Result<Vec<Endpoin
 }
 
 /// The folder with the configuration of the registry `domain`, if there is one.
-pub(in crate::image) fn folder_of(folders: &[PathBuf], domain: &str) -> Option<PathBuf> {
+pub(super) fn folder_of(folders: &[PathBuf], domain: &str) -> Option<PathBuf> {
     let names = folder_names(domain);
     folders
         .iter()

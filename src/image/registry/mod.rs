@@ -42,8 +42,7 @@ pub(super) use cause::Cause;
 use client::{Ask, Client, Clients};
 pub(super) use credentials::{Credentials, Secret};
 use hosts::Endpoint;
-pub(super) use hosts::folder_of;
-pub(super) use tries::{Tries, with_context};
+pub(super) use tries::{REFUSED, Tries, UNAVAILABLE, with_context};
 use words::refusal;
 
 use super::digest;
@@ -52,7 +51,7 @@ use super::progress::Progress;
 use super::reference::{Object, Reference};
 use crate::config::{Config, Proxies};
 use crate::containerd::Descriptor;
-use crate::error::Result;
+use crate::error::{Result, invalid};
 use crate::flow::{self, lock};
 
 /// What we ask a registry's manifests to be.
@@ -154,6 +153,25 @@ impl Registry {
             plain: self.plain.clone(),
             progress,
         })
+    }
+
+    /// The folder of `image.registry_config_dirs` in which the configuration of the
+    /// registry of `reference` lies, for containerd, which takes one (VER-05). None if
+    /// there is no configuration.
+    ///
+    /// # Errors
+    /// Those of a configuration that cannot be followed: containerd would go on without
+    /// a file that it cannot read.
+    pub(super) async fn hosts_dir(&self, reference: &Reference) -> Result<Option<String>> {
+        let (folders, domain) = (self.folders.clone(), reference.domain().to_owned());
+        flow::blocking(move || {
+            hosts::endpoints(&folders, &domain)?;
+            let Some(folder) = hosts::folder_of(&folders, &domain) else { return Ok(None) };
+            let dir = folder.parent().and_then(std::path::Path::to_str);
+            let dir = dir.ok_or_else(|| invalid(format!("{folder:?} is not UTF-8")))?;
+            Ok(Some(dir.to_owned()))
+        })
+        .await
     }
 
     async fn clients(&self) -> Result<Arc<Clients>> {

@@ -22,7 +22,9 @@ const PAUSE: Duration = Duration::from_millis(250);
 const WAIT_MAX: Duration = Duration::from_secs(60);
 
 /// The kubelet takes a message that begins so for the reason of a waiting pod (ERR-08).
-const UNAVAILABLE: &str = "RegistryUnavailable: ";
+pub(in crate::image) const UNAVAILABLE: &str = "RegistryUnavailable: ";
+/// The same for an image that someone who judges images refused.
+pub(in crate::image) const REFUSED: &str = "SignatureValidationFailed: ";
 
 /// The servers that are asked for one thing.
 pub(in crate::image) struct Tries<'a> {
@@ -142,8 +144,10 @@ impl<'a> Tries<'a> {
 
 /// Adds context to an error and keeps a word that the kubelet looks for in front (ERR-08).
 pub(in crate::image) fn with_context(error: Error, what: &str) -> Error {
-    match error.message().strip_prefix(UNAVAILABLE) {
-        Some(rest) => Error::new(error::Kind::Unknown, format!("{UNAVAILABLE}{what}: {rest}")),
-        None => error.context(what),
+    for word in [UNAVAILABLE, REFUSED] {
+        if let Some(rest) = error.message().strip_prefix(word) {
+            return Error::new(error::Kind::Unknown, format!("{word}{what}: {rest}"));
+        }
     }
+    error.context(what)
 }
