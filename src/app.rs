@@ -20,6 +20,7 @@ use tokio_stream::wrappers::UnixListenerStream;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
+use crate::admin::{self, Admin};
 use crate::config::{Config, Overrides};
 use crate::container::{self, Containers};
 use crate::containerd::Containerd;
@@ -31,6 +32,7 @@ use crate::network::Network;
 use crate::pod::{Pods, Recovery};
 use crate::spec::{Features, gather};
 use crate::state::{Paths, Store};
+use crate::sys::socket::Address;
 use crate::telemetry::LogControl;
 
 /// How long the start waits for containerd before it serves without.
@@ -63,10 +65,14 @@ pub async fn serve(request: Serve, config: Config, log: LogControl) -> anyhow::R
     let paths = Paths::new(&config.file.root, &config.file.state);
     let _root = paths.claim()?;
     let pods = build(config.clone(), paths, flow.clone()).await?;
-    let background = start_background(&pods, &stop);
+    let mut background = start_background(&pods, &stop);
 
     wait_until_known(&pods).await?;
-    let listener = bind(&config.file.server.listen).await?;
+    let listener = bind(&config.file.server.listen, 0o660).await?;
+    let admin_socket = admin::socket(&config.file.state);
+    let admin =
+        Admin::new(pods.containers.images.clone()).serve(bind(&admin_socket, 0o600).await?, stop.clone());
+    background.0.push(tokio::spawn(admin));
     let cri = Cri::new(pods.clone());
     let serving = tonic::transport::Server::builder()
         .add_service(cri.runtime_server())
@@ -87,7 +93,9 @@ pub async fn serve(request: Serve, config: Config, log: LogControl) -> anyhow::R
     if tokio::time::timeout(limit, serving).await.is_err() {
         warn!("connections were still open at the end of the shutdown limit");
     }
-    let _ = std::fs::remove_file(&config.file.server.listen);
+    for socket in [&config.file.server.listen, &admin_socket] {
+        let _ = std::fs::remove_file(socket);
+    }
     Ok(())
 }
 
@@ -184,23 +192,23 @@ async fn wait_until_known(pods: &Pods) -> anyhow::Result<()> {
     }
 }
 
-/// Binds the CRI socket. A stale one is replaced, a living one never (SVC-02).
-async fn bind(path: &Path) -> anyhow::Result<UnixListener> {
+/// Binds a socket. A stale one is replaced, a living one never (SVC-02).
+async fn bind(path: &Path, mode: u32) -> anyhow::Result<UnixListener> {
     if let Some(folder) = path.parent() {
         std::fs::create_dir_all(folder).with_context(|| format!("folder {folder:?}"))?;
     }
     match std::fs::symlink_metadata(path) {
         Ok(found) if !found.file_type().is_socket() => bail!("{path:?} exists and is not a socket"),
         Ok(_) => {
-            if UnixStream::connect(path).await.is_ok() {
+            if UnixStream::connect(Address::of(path)?.path()).await.is_ok() {
                 bail!("another server answers on {path:?}");
             }
             std::fs::remove_file(path).with_context(|| format!("remove the stale socket {path:?}"))?;
         }
         Err(_) => {}
     }
-    let listener = UnixListener::bind(path).with_context(|| format!("bind {path:?}"))?;
-    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o660))
+    let listener = UnixListener::bind(Address::of(path)?.path()).with_context(|| format!("bind {path:?}"))?;
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode))
         .with_context(|| format!("permissions of {path:?}"))?;
     Ok(listener)
 }

@@ -7,7 +7,7 @@
 //! | layer | modules |
 //! |---|---|
 //! | command line and composition | [`cli`], [`app`] |
-//! | edge | [`cri`]: gRPC for the kubelet |
+//! | edge | [`cri`]: gRPC for the kubelet; [`admin`]: what goes on, for who debugs |
 //! | domain, in this order | [`pod`], [`container`], [`image`]: one verb, one file |
 //! | records | [`state`]: pods, containers, their tables and status files |
 //! | capabilities | [`spec`] (CRI → OCI, pure), [`network`] (CNI), [`io`] (output, logs) |
@@ -17,6 +17,7 @@
 //! Start at [`pod`]'s `run.rs` for how a pod is made, at `recover.rs` for what happens on
 //! a restart, at [`flow`] for what happens when a client gives up half-way.
 
+pub mod admin;
 pub mod app;
 pub mod cli;
 pub mod config;

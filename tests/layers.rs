@@ -14,7 +14,7 @@ const LAYERS: [&[&str]; 11] = [
     &["main"],
     &["cli"],
     &["app"],
-    &["cri"],
+    &["cri", "admin"],
     &["pod"],
     &["container"],
     &["image"],

@@ -1,6 +1,7 @@
 //! The command line: one file a command.
 
 mod config;
+mod images;
 mod keeper;
 mod serve;
 mod version;
@@ -23,6 +24,8 @@ enum Command {
     Serve(serve::Arguments),
     /// Print or check the configuration.
     Config(config::Arguments),
+    /// Show what the server does with images.
+    Images(images::Arguments),
     /// Print the versions of this program and, when they answer, of the server and its containerd.
     Version(version::Arguments),
     /// Keep the output of containers (started by the server).
@@ -36,6 +39,7 @@ pub fn run() -> ExitCode {
     let done = match Arguments::parse().command {
         Command::Serve(arguments) => serve::run(arguments),
         Command::Config(arguments) => config::run(arguments),
+        Command::Images(arguments) => images::run(arguments),
         Command::Version(arguments) => version::run(arguments),
         Command::Keeper(arguments) => keeper::run(arguments),
     };

@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 use tracing::info;
 
@@ -24,7 +24,7 @@ const LAYERS_NAMED_MAX: usize = 3;
 const LOG_INTERVAL: Duration = Duration::from_secs(10);
 
 /// A pull that runs, as others may see it.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct PullState {
     /// What is pulled, as a whole reference.
     pub reference: String,
@@ -43,7 +43,7 @@ pub struct PullState {
 }
 
 /// A layer of a pull.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LayerProgress {
     /// Its digest.
     pub digest: String,
@@ -56,7 +56,7 @@ pub struct LayerProgress {
 }
 
 /// What happens to a layer.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum LayerState {
     /// Nothing yet.

@@ -5,7 +5,6 @@
 //! as long as it lives, and only its holder touches the socket.
 
 use std::fs::{DirBuilder, File, OpenOptions};
-use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
@@ -18,6 +17,7 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit, setsid, umask};
 use tracing::debug;
 
 use crate::error::{Context, Result, deadline, invalid};
+use crate::sys::socket::Address;
 
 /// How long a keeper that is about to end may take to let go of the lock.
 const LOCK_LIMIT: Duration = Duration::from_secs(10);
@@ -25,8 +25,6 @@ const LOCK_LIMIT: Duration = Duration::from_secs(10);
 const LOCK_PAUSE: Duration = Duration::from_millis(10);
 /// Descriptors wanted: what the kernel allows a process at most, unless told otherwise.
 const DESCRIPTORS: u64 = 1 << 20;
-/// A longer path does not fit into a socket's address.
-const ADDRESS_BYTES_MAX: usize = 100;
 
 /// Leaves the server's session, sets the usual umask, so that log files get the modes that
 /// are promised, and raises the limit of descriptors: each container needs up to four.
@@ -99,7 +97,7 @@ pub(super) fn listen(socket: &Path) -> Result<UnixListener> {
     let _ = std::fs::remove_file(socket);
     let address = Address::of(socket)?;
     let old = umask(Mode::RWXG | Mode::RWXO);
-    let listener = UnixListener::bind(&address.path);
+    let listener = UnixListener::bind(address.path());
     umask(old);
     let listener = listener.context(|| format!("listen at {socket:?}"))?;
     listener.set_nonblocking(true).context(|| format!("listen at {socket:?}"))?;
@@ -115,34 +113,12 @@ pub(super) fn connect(socket: &Path) -> Result<UnixStream> {
     let address = Address::of(socket)?;
     let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
     let connected = || -> Result<UnixStream, Errno> {
-        let address = SocketAddrUnix::new(&address.path)?;
+        let address = SocketAddrUnix::new(address.path())?;
         let stream = socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
         rustix::net::connect(&stream, &address)?;
         Ok(stream.into())
     };
     connected().context(|| format!("connect to {socket:?}"))
-}
-
-/// The path of a socket in a form that fits into an address, however long it is.
-struct Address {
-    path: PathBuf,
-    /// Held while `path` is used.
-    _folder: Option<OwnedFd>,
-}
-
-impl Address {
-    fn of(socket: &Path) -> Result<Address> {
-        if socket.as_os_str().len() <= ADDRESS_BYTES_MAX {
-            return Ok(Address { path: socket.to_owned(), _folder: None });
-        }
-        let (Some(folder), Some(name)) = (socket.parent(), socket.file_name()) else {
-            return Err(invalid(format!("{socket:?} is no path of a socket")));
-        };
-        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-        let opened = rustix::fs::open(folder, flags, Mode::empty()).context(|| format!("open {folder:?}"))?;
-        let path = Path::new("/proc/self/fd").join(opened.as_raw_fd().to_string()).join(name);
-        Ok(Address { path, _folder: Some(opened) })
-    }
 }
 
 /// The cgroups that the keeper has made for itself, below those it was started in. So a

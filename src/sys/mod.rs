@@ -9,3 +9,4 @@ pub mod mountinfo;
 pub mod netns;
 pub mod process;
 pub mod signal;
+pub mod socket;
