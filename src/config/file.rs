@@ -152,6 +152,8 @@ pub struct Image {
     pub verifier_dir: PathBuf,
     /// Folders with one folder a registry, each with a hosts.toml.
     pub registry_config_dirs: Vec<PathBuf>,
+    /// containerd's configuration, of which the registries are read; empty means none.
+    pub containerd_config: PathBuf,
     /// The snapshotter of handlers that do not name one.
     pub snapshotter: String,
     /// Layers of one image that are fetched at the same time.
@@ -305,6 +307,7 @@ impl Default for Image {
             puller: "auto".into(),
             verifier_dir: "/opt/containerd/image-verifier/bin".into(),
             registry_config_dirs: vec!["/etc/containerd/certs.d".into(), "/etc/docker/certs.d".into()],
+            containerd_config: "/etc/containerd/config.toml".into(),
             snapshotter: "overlayfs".into(),
             max_concurrent_downloads: 3,
             pull_progress_timeout_s: 300,

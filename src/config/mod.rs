@@ -4,6 +4,7 @@
 //! stops the start, naming file, line and key.
 
 pub mod file;
+mod imported;
 mod locate;
 mod proxies;
 pub mod runtimes;
@@ -12,7 +13,10 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use tracing::warn;
+
 pub use file::File;
+pub use imported::{ImportedHost, ImportedRegistries};
 pub use proxies::Proxies;
 pub use runtimes::{CgroupDriver, Handler, NetworkOrder};
 
@@ -79,6 +83,8 @@ pub struct Config {
     pub restrict_oom_score_adj: bool,
     /// The proxies on the way to registries.
     pub proxies: Proxies,
+    /// The registries of containerd's configuration.
+    pub imported: ImportedRegistries,
     /// Who pulls images.
     pub puller: Puller,
 }
@@ -146,8 +152,29 @@ impl Config {
         Config::from_text(&text, path, overrides).map(Config::in_environment)
     }
 
+    /// With what is said elsewhere.
     fn in_environment(self) -> Config {
-        Config { proxies: Proxies::of_environment(), ..self }
+        let path = &self.file.image.containerd_config;
+        let imported = match ImportedRegistries::read(path) {
+            Ok(imported) => imported,
+            Err(error) => {
+                // containerd itself does not start with it, and there is another message.
+                warn!(?path, error, "the registries of containerd's configuration are not known");
+                ImportedRegistries::default()
+            }
+        };
+        Config { proxies: Proxies::of_environment(), imported, ..self }
+    }
+
+    /// Folders with one folder a registry, as configured here, by containerd's own
+    /// configuration, or by default (IMG-20).
+    #[must_use]
+    pub fn registry_dirs(&self) -> Vec<PathBuf> {
+        let own = &self.file.image.registry_config_dirs;
+        if *own == file::Image::default().registry_config_dirs && !self.imported.config_dirs.is_empty() {
+            return self.imported.config_dirs.clone();
+        }
+        own.clone()
     }
 
     fn from_text(text: &str, path: &Path, overrides: &Overrides) -> Result<Config, ConfigError> {
@@ -228,6 +255,7 @@ impl Config {
             loopback,
             restrict_oom_score_adj,
             proxies: Proxies::default(),
+            imported: ImportedRegistries::default(),
             puller,
             file,
         })

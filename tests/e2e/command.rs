@@ -69,6 +69,37 @@ async fn version_tells_client_server_and_containerd() {
     node.finish().await;
 }
 
+/// A pull is listed as long as it runs, and nothing of it stays.
+#[tokio::test]
+async fn running_pulls_are_listed() {
+    let node = Node::with(Server::Longshore).start().await;
+    let (_, state) = node.longshore().folders();
+    let pulls = |flags: &[&str]| {
+        let state = state.to_str().expect("UTF-8");
+        let listed = longshore(&[&["images", "pulls", "--state", state], flags].concat());
+        assert!(listed.status.success(), "{}", text(&listed.stderr));
+        text(&listed.stdout)
+    };
+    assert_eq!(pulls(&[]), "no image is being pulled\n");
+    // A registry that takes connections and says nothing.
+    let registry = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+    let reference = format!("{}/a:1", registry.local_addr().expect("an address"));
+    {
+        let mut pull = Box::pin(node.pull(&reference));
+        tokio::select! {
+            pulled = &mut pull => panic!("nobody answers: {pulled:?}"),
+            () = wait_until("the pull to be listed", async || pulls(&[]).contains(&reference)) => {}
+        }
+        let listed: serde_json::Value = serde_json::from_str(&pulls(&["--json"])).expect("JSON");
+        let (name, bytes) = (&listed[0]["reference"], &listed[0]["received_bytes"]);
+        assert_eq!((name.as_str(), bytes.as_u64()), (Some(reference.as_str()), Some(0)));
+    }
+    wait_until("the pull to end", async || pulls(&[]).contains("no image")).await;
+    let elsewhere = longshore(&["images", "pulls", "--state", "/no/such/folder"]);
+    assert!(!elsewhere.status.success() && text(&elsewhere.stderr).contains("no server answers"));
+    node.finish().await;
+}
+
 /// SVC-02: a stale socket is replaced, a living one and what is no socket never.
 #[tokio::test]
 async fn a_stale_socket_is_replaced_and_a_living_one_never() {

@@ -255,6 +255,7 @@ address = "{root}/c.sock"
 [image]
 verifier_dir = "{root}/verifiers"
 registry_config_dirs = ["{root}/nothing.d", "{root}/certs.d"]
+containerd_config = "{root}/imported.toml"
 {settings}
 "#
     );

@@ -61,8 +61,16 @@ pub(super) struct Asked<'a> {
 
 impl Authorizer {
     fn key(&self, endpoint: &Endpoint) -> String {
-        // Where a host configuration has headers of its own, they may say who asks.
-        format!("{} {} {}", endpoint.origin, self.scope, self.credentials.fingerprint())
+        let Authorizer { credentials, scope, .. } = self;
+        // Nobody in particular may be somebody by the configuration.
+        let who = if credentials.are_absent() { "configured" } else { credentials.fingerprint() };
+        format!("{} {scope} {who}", endpoint.origin)
+    }
+
+    /// Who asks: who pulls, else who is configured.
+    fn secret<'a>(&'a self, endpoint: &'a Endpoint) -> Option<&'a Secret> {
+        let configured = endpoint.secret.as_ref().filter(|_| self.credentials.are_absent());
+        self.credentials.for_host(&endpoint.authority).or(configured)
     }
 
     /// What is said to `endpoint` without being asked.
@@ -89,7 +97,7 @@ impl Authorizer {
             return Ok(known);
         }
         lock(&self.tokens.known).remove(&key);
-        let secret = self.credentials.for_host(&endpoint.authority);
+        let secret = self.secret(endpoint);
         let list = challenges(headers);
         let of = |scheme: &str| list.iter().find(|challenge| challenge.scheme == scheme);
         let token = match (of("bearer"), of("basic")) {
@@ -125,7 +133,7 @@ impl Authorizer {
 
     /// Why what was said last is not taken.
     pub(super) fn refused(&self, endpoint: &Endpoint) -> Cause {
-        let who = match self.credentials.for_host(&endpoint.authority) {
+        let who = match self.secret(endpoint) {
             Some(_) => "the credentials",
             None => "anonymous access",
         };

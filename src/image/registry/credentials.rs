@@ -26,6 +26,7 @@ pub(in crate::image) struct Credentials {
     host: Option<String>,
     /// Equal for equal credentials, and tells nothing of them.
     fingerprint: String,
+    is_absent: bool,
 }
 
 /// What is known of who asks.
@@ -52,21 +53,10 @@ impl Credentials {
     /// InvalidArgument for an `auth` or `server_address` that cannot be read, without
     /// what it says.
     pub(in crate::image) fn new(auth: Option<&cri::AuthConfig>) -> Result<Credentials> {
-        let Some(auth) = auth else { return Ok(Credentials::default()) };
-        let secret =
-            if !auth.username.is_empty() {
-                Some(Secret::Password { user: auth.username.clone(), password: auth.password.clone() })
-            } else if !auth.identity_token.is_empty() {
-                Some(Secret::Identity(auth.identity_token.clone()))
-            } else if !auth.auth.is_empty() {
-                Some(basic(&auth.auth).ok_or_else(|| {
-                    invalid("the credentials' auth is not the base64 form of user:password")
-                })?)
-            } else if !auth.registry_token.is_empty() {
-                Some(Secret::Registry(auth.registry_token.clone()))
-            } else {
-                None
-            };
+        let Some(auth) = auth else {
+            return Ok(Credentials { is_absent: true, ..Credentials::default() });
+        };
+        let secret = Secret::of(auth)?;
         let host = match auth.server_address.as_str() {
             "" => None,
             address => Some(
@@ -75,7 +65,7 @@ impl Credentials {
             ),
         };
         let fingerprint = secret.as_ref().map(|_| digest::of(&auth.encode_to_vec())).unwrap_or_default();
-        Ok(Credentials { secret, host, fingerprint })
+        Ok(Credentials { secret, host, fingerprint, is_absent: false })
     }
 
     /// What may be said to the server at `authority`.
@@ -88,6 +78,11 @@ impl Credentials {
     /// Equal for equal credentials.
     pub(in crate::image) fn fingerprint(&self) -> &str {
         &self.fingerprint
+    }
+
+    /// Whether none were given, not even empty ones.
+    pub(super) fn are_absent(&self) -> bool {
+        self.is_absent
     }
 
     /// Whether they are a token for the registry itself.
@@ -110,6 +105,28 @@ impl Credentials {
 }
 
 impl Secret {
+    /// The first form that is filled, if any is.
+    ///
+    /// # Errors
+    /// InvalidArgument for an `auth` that cannot be read, without what it says.
+    pub(super) fn of(auth: &cri::AuthConfig) -> Result<Option<Secret>> {
+        Ok(if !auth.username.is_empty() {
+            Some(Secret::Password { user: auth.username.clone(), password: auth.password.clone() })
+        } else if !auth.identity_token.is_empty() {
+            Some(Secret::Identity(auth.identity_token.clone()))
+        } else if !auth.auth.is_empty() {
+            Some(
+                basic(&auth.auth).ok_or_else(|| {
+                    invalid("the credentials' auth is not the base64 form of user:password")
+                })?,
+            )
+        } else if !auth.registry_token.is_empty() {
+            Some(Secret::Registry(auth.registry_token.clone()))
+        } else {
+            None
+        })
+    }
+
     /// User and password as basic authentication sends them.
     pub(super) fn basic(&self) -> Option<HeaderValue> {
         let Secret::Password { user, password } = self else { return None };
@@ -117,6 +134,12 @@ impl Secret {
             HeaderValue::try_from(format!("Basic {}", STANDARD.encode(format!("{user}:{password}")))).ok()?;
         header.set_sensitive(true);
         Some(header)
+    }
+}
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(MASKED)
     }
 }
 

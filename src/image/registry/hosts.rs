@@ -6,17 +6,23 @@
 //! ([`file`]) is read anew for each pull; without one its certificates count (Docker's
 //! layout, IMG-25): `*.crt` are authorities, `*.cert` with `*.key` pairs of a client.
 //!
+//! A registry without a folder is as containerd's older configuration has it
+//! ([`imported`]), if that says anything of registries.
+//!
 //! A file that does not parse, or names a certificate that cannot be read, stops the
 //! pull: going on without it could send a request where it was not meant to go.
 
 mod file;
+mod imported;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use http::HeaderMap;
 
+use super::credentials::Secret;
 use super::trust::{ClientPair, Pem, Trust};
+use crate::config::ImportedRegistries;
 use crate::error::{Context, Result, invalid};
 
 /// The largest hosts.toml.
@@ -39,6 +45,8 @@ pub(super) struct Endpoint {
     pub(super) falls_back: bool,
     /// What is sent along with each request to it. The values are secrets.
     pub(super) headers: HeaderMap,
+    /// Who asks it where a pull does not say it.
+    pub(super) secret: Option<Secret>,
     /// Whom it must convince, and who we are.
     pub(super) trust: Arc<Trust>,
 }
@@ -65,6 +73,7 @@ impl Endpoint {
             pulls: true,
             falls_back,
             headers: HeaderMap::new(),
+            secret: None,
             trust: Arc::new(Trust { skip_verify: trust.skip_verify || skips, ..trust }),
         }
     }
@@ -79,9 +88,14 @@ impl Endpoint {
 ///
 /// # Errors
 /// InvalidArgument for a file that cannot be followed, with its path.
-pub(super) fn endpoints(folders: &[PathBuf], domain: &str) -> Result<Vec<Endpoint>> {
+pub(super) fn endpoints(
+    folders: &[PathBuf],
+    imported: &ImportedRegistries,
+    domain: &str,
+) -> Result<Vec<Endpoint>> {
     let Some(folder) = folder_of(folders, domain) else {
-        return Ok(vec![Endpoint::upstream(domain, Trust::default())]);
+        let imported = imported::endpoints(imported, domain)?;
+        return Ok(imported.unwrap_or_else(|| vec![Endpoint::upstream(domain, Trust::default())]));
     };
     let path = folder.join("hosts.toml");
     match read(&path, FILE_BYTES_MAX) {
@@ -187,7 +201,7 @@ mod tests {
             ("localhost", "https://localhost", false, true),
             ("127.0.0.1:443", "https://127.0.0.1:443", false, true),
         ] {
-            let endpoints = endpoints(&[], domain).expect("no files");
+            let endpoints = endpoints(&[], &ImportedRegistries::default(), domain).expect("no files");
             let [endpoint] = endpoints.as_slice() else { panic!("{domain}: {endpoints:?}") };
             assert_eq!(
                 (endpoint.origin.as_str(), endpoint.falls_back, endpoint.trust.skip_verify),
@@ -206,7 +220,9 @@ mod tests {
             fs::write(folder.path().join(name).join("hosts.toml"), format!("server = \"{origin}\""))
                 .expect("file");
         };
-        let origin = |domain: &str| endpoints(&dirs, domain).expect("valid").remove(0).origin;
+        let origin = |domain: &str| {
+            endpoints(&dirs, &ImportedRegistries::default(), domain).expect("valid").remove(0).origin
+        };
         write("_default", "https://default.example");
         assert_eq!(origin("r.io:5000"), "https://default.example");
         write("r.io:5000", "https://colon.example");
@@ -225,7 +241,8 @@ mod tests {
         let file = own.join("hosts.toml");
         for (text, want) in [("a = 1\n[b", "line 2"), ("ca = \"none.pem\"", "none.pem is not there")] {
             fs::write(&file, text).expect("file");
-            let error = endpoints(&[folder.path().to_owned()], "r.io").expect_err(text);
+            let error = endpoints(&[folder.path().to_owned()], &ImportedRegistries::default(), "r.io")
+                .expect_err(text);
             assert_eq!(error.kind(), Kind::InvalidArgument);
             assert!(error.message().starts_with(file.to_str().expect("UTF-8")), "{error}");
             assert!(error.message().contains(want), "{error}");
@@ -237,7 +254,11 @@ mod tests {
         let folder = tempfile::tempdir().expect("folder");
         let own = folder.path().join("r.io");
         fs::create_dir(&own).expect("folder");
-        let upstream = || endpoints(&[folder.path().to_owned()], "r.io").expect("valid").remove(0);
+        let upstream = || {
+            endpoints(&[folder.path().to_owned()], &ImportedRegistries::default(), "r.io")
+                .expect("valid")
+                .remove(0)
+        };
         assert_eq!(*upstream().trust, Trust::default());
         for name in ["ca.crt", "a.cert", "a.key", "b.cert", "hosts.toml"] {
             fs::write(own.join(name), if name == "hosts.toml" { "" } else { name }).expect("file");

@@ -49,7 +49,7 @@ use super::digest;
 use super::document::{MANIFEST_BYTES_MAX, refuse_schema_1};
 use super::progress::Progress;
 use super::reference::{Object, Reference};
-use crate::config::{Config, Proxies};
+use crate::config::{Config, ImportedRegistries, Proxies};
 use crate::containerd::Descriptor;
 use crate::error::{Result, invalid};
 use crate::flow::{self, lock};
@@ -73,6 +73,7 @@ const PLAIN_MAX: usize = 1024;
 /// All registries.
 pub(super) struct Registry {
     folders: Vec<PathBuf>,
+    imported: Arc<ImportedRegistries>,
     proxies: Proxies,
     limits: Limits,
     clients: OnceCell<Arc<Clients>>,
@@ -111,7 +112,8 @@ pub(super) struct Repository {
 impl Registry {
     pub(super) fn new(config: &Config) -> Registry {
         Registry {
-            folders: config.file.image.registry_config_dirs.clone(),
+            folders: config.registry_dirs(),
+            imported: Arc::new(config.imported.clone()),
             proxies: config.proxies.clone(),
             limits: Limits::new(config.pull_progress_limit()),
             clients: OnceCell::new(),
@@ -132,9 +134,10 @@ impl Registry {
         progress: Arc<Progress>,
     ) -> Result<Repository> {
         let clients = self.clients().await?;
-        let (folders, domain) = (self.folders.clone(), reference.domain().to_owned());
+        let (folders, imported) = (self.folders.clone(), self.imported.clone());
+        let domain = reference.domain().to_owned();
         let (endpoints, others) = flow::blocking(move || {
-            let endpoints = hosts::endpoints(&folders, &domain)?;
+            let endpoints = hosts::endpoints(&folders, &imported, &domain)?;
             let endpoints = endpoints.into_iter().map(|endpoint| {
                 let client = clients.with(&endpoint.trust)?;
                 Ok((endpoint, client))
@@ -163,9 +166,10 @@ impl Registry {
     /// Those of a configuration that cannot be followed: containerd would go on without
     /// a file that it cannot read.
     pub(super) async fn hosts_dir(&self, reference: &Reference) -> Result<Option<String>> {
-        let (folders, domain) = (self.folders.clone(), reference.domain().to_owned());
+        let (folders, imported) = (self.folders.clone(), self.imported.clone());
+        let domain = reference.domain().to_owned();
         flow::blocking(move || {
-            hosts::endpoints(&folders, &domain)?;
+            hosts::endpoints(&folders, &imported, &domain)?;
             let Some(folder) = hosts::folder_of(&folders, &domain) else { return Ok(None) };
             let dir = folder.parent().and_then(std::path::Path::to_str);
             let dir = dir.ok_or_else(|| invalid(format!("{folder:?} is not UTF-8")))?;

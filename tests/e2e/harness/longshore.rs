@@ -181,6 +181,7 @@ cache_dir = "{{folder}}/cni/cache"
 netns_dir = "{{folder}}/netns"
 [image]
 registry_config_dirs = ["{{folder}}/certs"]
+containerd_config = ""
 [runtime]
 cgroup_driver = "cgroupfs"
 [runtime.handlers.runc.options]

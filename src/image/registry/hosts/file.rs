@@ -178,6 +178,7 @@ impl Settings {
             pulls: self.pulls,
             falls_back,
             headers: self.headers,
+            secret: None,
             trust: Arc::new(self.trust),
         })
     }
