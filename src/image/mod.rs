@@ -15,6 +15,7 @@
 mod content;
 mod digest;
 mod document;
+mod extract;
 mod fetch;
 mod fs_info;
 mod load;
