@@ -75,6 +75,8 @@ pub struct Config {
     pub loopback: Loopback,
     /// Whether OOM scores are kept at or above the server's own.
     pub restrict_oom_score_adj: bool,
+    /// Who unpacks layers.
+    pub unpacking: Unpacking,
 }
 
 /// `[log]`, validated.
@@ -113,6 +115,15 @@ pub enum Loopback {
     Internal,
     /// The loopback plugin.
     Plugin,
+}
+
+/// Who unpacks layers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Unpacking {
+    /// longshore where it can, else containerd.
+    Auto,
+    /// containerd.
+    Containerd,
 }
 
 impl Config {
@@ -167,6 +178,11 @@ impl Config {
                 return Err(problem("sandbox.restrict_oom_score_adj", "must be \"yes\", \"no\" or \"auto\""));
             }
         };
+        let unpacking = match file.image.unpack.as_str() {
+            "auto" => Unpacking::Auto,
+            "containerd" => Unpacking::Containerd,
+            _ => return Err(problem("image.unpack", "must be \"auto\" or \"containerd\"")),
+        };
         let driver = match file.runtime.cgroup_driver.as_str() {
             "systemd" => CgroupDriver::Systemd,
             "cgroupfs" => CgroupDriver::Cgroupfs,
@@ -193,7 +209,16 @@ impl Config {
                 format!("there is no handler {default_handler:?} below runtime.handlers"),
             ));
         }
-        Ok(Config { log, handlers, default_handler, ip_preference, loopback, restrict_oom_score_adj, file })
+        Ok(Config {
+            log,
+            handlers,
+            default_handler,
+            ip_preference,
+            loopback,
+            restrict_oom_score_adj,
+            unpacking,
+            file,
+        })
     }
 
     /// The handler of a pod that asks for `name`, the default one for an empty name (SBX-11).
@@ -346,6 +371,7 @@ mod tests {
             ("version = 1\n[cni]\nmax_conf = 2\n", "f.toml:3: cni.max_conf: unknown field"),
             ("\n[server]\nlisten = 7\n", "f.toml:3: server.listen: invalid type: integer `7`"),
             ("[log]\nlevel = \"loud\"\n", "f.toml:2: log.level: must be error"),
+            ("[image]\nunpack = \"x\"\n", "f.toml:2: image.unpack: must be \"auto\""),
             ("root = \"here\"\n", "f.toml:1: root: \"here\" must be an absolute path"),
             ("[runtime]\ndefault = \"kata\"\n", "f.toml:2: runtime.default: there is no handler \"kata\""),
             (

@@ -12,6 +12,7 @@
 //!   └──▶ records: tag, digest, id ─▶ refresh ─▶ table ─▶ list, status, find
 //! ```
 
+mod apply;
 mod content;
 mod digest;
 mod document;
@@ -38,7 +39,7 @@ use std::sync::Arc;
 
 use tracing::warn;
 
-use crate::config::Config;
+use crate::config::{Config, Unpacking};
 use crate::containerd::{Containerd, Descriptor};
 use crate::flow::{Keyed, Shared};
 use crate::spec::ImageConfig;
@@ -100,6 +101,7 @@ struct Settings {
     /// The configured pause image; none for the built-in one.
     pause: Option<Reference>,
     downloads_max: usize,
+    unpacking: Unpacking,
     state: PathBuf,
 }
 
@@ -174,6 +176,7 @@ impl Settings {
             pinned: pinned.chain([own]).collect(),
             pause,
             downloads_max: image.max_concurrent_downloads,
+            unpacking: config.unpacking,
             state: config.file.state.clone(),
         }
     }

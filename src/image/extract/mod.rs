@@ -24,6 +24,7 @@
 mod apply;
 mod decompress;
 mod entry;
+mod feed;
 mod name;
 mod remove;
 mod resolve;
@@ -39,6 +40,7 @@ use rustix::io::Errno;
 
 use crate::error::{Error, Kind};
 use decompress::{Digested, Plain};
+pub(super) use feed::{Fed, Feed, feed};
 pub(super) use target::Target;
 
 /// How a layer is packed, as far as its media type tells.

@@ -24,7 +24,7 @@ impl Records {
         // the same key.
         let mut map: Vec<&[u8]> = Vec::new();
         while !data.is_empty() {
-            let (key, value, rest) = record(data)?;
+            let (key, value, rest) = first(data)?;
             data = rest;
             let is_offset = key == b"GNU.sparse.offset";
             if is_offset || key == b"GNU.sparse.numbytes" {
@@ -63,7 +63,7 @@ impl Records {
 }
 
 /// The first record of `data`: key, value, and what follows.
-fn record(data: &[u8]) -> Result<(&[u8], &[u8], &[u8]), Invalid> {
+fn first(data: &[u8]) -> Result<(&[u8], &[u8], &[u8]), Invalid> {
     let wrong = || invalid("an extended header has a record that is none");
     let space = memchr::memchr(b' ', data).ok_or_else(wrong)?;
     let length = usize::try_from(integer(&data[..space])?).map_err(|_| wrong())?;
@@ -91,17 +91,20 @@ pub(super) fn integer(text: &[u8]) -> Result<i64, Invalid> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::image::extract::tests::archive::record;
 
     #[test]
     fn records_are_read_and_the_last_of_a_key_counts() {
-        let data = b"9 path=a\n11 path=b=c\n6 x=\n22 SCHILY.xattr.u.a=\0\n20 SCHILY.xattr.u=\n";
-        let records = Records::parse(data);
-        // The fourth says one byte too many.
-        assert!(records.is_err());
-        let data = b"9 path=a\n12 path=b=c\n5 x=\n22 SCHILY.xattr.u.a=\0\n18 SCHILY.xattr.u=\n";
-        assert!(Records::parse(data).is_err());
-        let data = b"9 path=a\n12 path=b=c\n5 x=\n21 SCHILY.xattr.u.a=\0\n19 SCHILY.xattr.u=\n9 uid=-4\n";
-        let records = Records::parse(data).expect("valid");
+        let pairs: [(&[u8], &[u8]); 6] = [
+            (b"path", b"a"),
+            (b"path", b"b=c"),
+            (b"x", b""),
+            (b"SCHILY.xattr.u.a", b"\0"),
+            (b"SCHILY.xattr.u", b""),
+            (b"uid", b"-4"),
+        ];
+        let data: Vec<u8> = pairs.iter().flat_map(|(key, value)| record(key, value)).collect();
+        let records = Records::parse(&data).expect("valid");
         assert_eq!(records.get("path"), Some(&b"b=c"[..]));
         assert_eq!((records.get("x"), records.get("y")), (None, None));
         assert_eq!(records.integer("uid").expect("a number"), Some(-4));
@@ -116,7 +119,8 @@ mod tests {
             &b"x"[..],
             b" path=a\n",
             b"9 path=a ",
-            b"10 path=a\n",
+            b"8 path=a\n",
+            b"11 path=a\n",
             b"-9 path=a\n",
             b"8 pathaa\n",
             b"000000000005 a=b\n",
@@ -127,8 +131,11 @@ mod tests {
         ] {
             assert!(Records::parse(data).is_err(), "{data:?}");
         }
-        let data = b"23 GNU.sparse.offset=1\n25 GNU.sparse.numbytes=2\n23 GNU.sparse.offset=5\n25 GNU.sparse.numbytes=0\n";
-        assert_eq!(Records::parse(data).expect("valid").get("GNU.sparse.map"), Some(&b"1,2,5,0"[..]));
+        let data: Vec<u8> = [("offset", "1"), ("numbytes", "2"), ("offset", "5"), ("numbytes", "0")]
+            .iter()
+            .flat_map(|(key, value)| record(format!("GNU.sparse.{key}").as_bytes(), value.as_bytes()))
+            .collect();
+        assert_eq!(Records::parse(&data).expect("valid").get("GNU.sparse.map"), Some(&b"1,2,5,0"[..]));
     }
 
     proptest::proptest! {
