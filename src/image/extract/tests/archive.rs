@@ -3,17 +3,17 @@
 use std::fmt::Write;
 
 /// An archive that is being written.
-#[derive(Clone, Default)]
+#[derive(Clone, Debug, Default)]
 pub(crate) struct Archive(Vec<Part>);
 
-#[derive(Clone)]
+#[derive(Clone, Debug)]
 enum Part {
     File(File),
     Raw(Vec<u8>),
 }
 
 /// An entry of an archive.
-#[derive(Clone)]
+#[derive(Clone, Debug)]
 pub(crate) struct File {
     kind: u8,
     name: Vec<u8>,

@@ -361,6 +361,12 @@ fn memory_for_names_is_bounded() {
 }
 
 #[test]
+fn device_numbers_that_containerds_versions_take_differently_are_left_to_it() {
+    let device = entry(b'3', "a").patch(329, b"\x80\0\0\x01\0\0\0\0");
+    assert!(is_unsupported(run(Archive::of([device]).end(), Packing::Plain, &Place::new().whole())));
+}
+
+#[test]
 fn an_entry_of_an_unknown_type_is_refused_by_name() {
     for kind in [b'7', b'D', b'M', b'z'] {
         let result = run(Archive::of([entry(kind, "odd")]).end(), Packing::Plain, &Place::new().whole());
