@@ -160,6 +160,8 @@ pub struct Image {
     pub max_concurrent_downloads: usize,
     /// Seconds without a byte after which a pull fails; 0 means never.
     pub pull_progress_timeout_s: u64,
+    /// auto: longshore unpacks layers itself where it can; containerd: containerd always does.
+    pub unpack: String,
     /// References that the kubelet must never collect, besides the pause image.
     pub pinned: Vec<String>,
 }
@@ -311,6 +313,7 @@ impl Default for Image {
             snapshotter: "overlayfs".into(),
             max_concurrent_downloads: 3,
             pull_progress_timeout_s: 300,
+            unpack: "auto".into(),
             pinned: Vec::new(),
         }
     }

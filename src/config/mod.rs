@@ -87,6 +87,8 @@ pub struct Config {
     pub imported: ImportedRegistries,
     /// Who pulls images.
     pub puller: Puller,
+    /// Who unpacks layers.
+    pub unpacking: Unpacking,
 }
 
 /// `[log]`, validated.
@@ -136,6 +138,15 @@ pub enum Puller {
     Client,
     /// containerd's Transfer service.
     Transfer,
+}
+
+/// Who unpacks layers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Unpacking {
+    /// longshore where it can, else containerd.
+    Auto,
+    /// containerd.
+    Containerd,
 }
 
 impl Config {
@@ -215,6 +226,11 @@ impl Config {
                 return Err(problem("sandbox.restrict_oom_score_adj", "must be \"yes\", \"no\" or \"auto\""));
             }
         };
+        let unpacking = match file.image.unpack.as_str() {
+            "auto" => Unpacking::Auto,
+            "containerd" => Unpacking::Containerd,
+            _ => return Err(problem("image.unpack", "must be \"auto\" or \"containerd\"")),
+        };
         let driver = match file.runtime.cgroup_driver.as_str() {
             "systemd" => CgroupDriver::Systemd,
             "cgroupfs" => CgroupDriver::Cgroupfs,
@@ -257,6 +273,7 @@ impl Config {
             proxies: Proxies::default(),
             imported: ImportedRegistries::default(),
             puller,
+            unpacking,
             file,
         })
     }
@@ -420,6 +437,7 @@ mod tests {
             ("\n[server]\nlisten = 7\n", "f.toml:3: server.listen: invalid type: integer `7`"),
             ("[log]\nlevel = \"loud\"\n", "f.toml:2: log.level: must be error"),
             ("[image]\npuller = \"ctr\"\n", "f.toml:2: image.puller: must be \"auto\""),
+            ("[image]\nunpack = \"x\"\n", "f.toml:2: image.unpack: must be \"auto\""),
             ("root = \"here\"\n", "f.toml:1: root: \"here\" must be an absolute path"),
             ("[runtime]\ndefault = \"kata\"\n", "f.toml:2: runtime.default: there is no handler \"kata\""),
             (

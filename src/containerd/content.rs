@@ -66,6 +66,11 @@ impl Containerd {
     /// NotFound; ResourceExhausted when it is larger.
     pub async fn read_content(&self, digest: &str, bytes_max: usize) -> Result<Vec<u8>> {
         let request = api::ReadContentRequest { digest: digest.into(), ..Default::default() };
+        self.read_content_of(request, bytes_max).await
+    }
+
+    async fn read_content_of(&self, request: api::ReadContentRequest, bytes_max: usize) -> Result<Vec<u8>> {
+        let digest = request.digest.clone();
         let mut stream = self.unary("Content.Read", self.content().read(request)).await?;
         let mut data = Vec::new();
         loop {
@@ -84,6 +89,16 @@ impl Containerd {
             }
             data.extend_from_slice(&chunk.data);
         }
+    }
+
+    /// At most `bytes_max` bytes of a blob from `offset` on. Read whole at once: a stream
+    /// that waits for a slow reader would hold up every other call on the connection.
+    ///
+    /// # Errors
+    /// NotFound.
+    pub async fn read_content_part(&self, digest: &str, offset: i64, bytes_max: i64) -> Result<Vec<u8>> {
+        let request = api::ReadContentRequest { digest: digest.into(), offset, size: bytes_max };
+        self.read_content_of(request, usize::MAX).await
     }
 
     /// Deletes a blob; one that is gone is fine.

@@ -13,9 +13,11 @@
 //!   └──▶ records: tag, digest, id ─▶ refresh ─▶ table ─▶ list, status, find
 //! ```
 
+mod apply;
 mod content;
 mod digest;
 mod document;
+mod extract;
 mod fetch;
 mod fs_info;
 mod load;
@@ -41,7 +43,7 @@ use std::time::Duration;
 
 use tracing::warn;
 
-use crate::config::{Config, Puller};
+use crate::config::{Config, Puller, Unpacking};
 use crate::containerd::{Containerd, Descriptor};
 use crate::flow::{Keyed, Shared};
 use crate::spec::ImageConfig;
@@ -110,6 +112,7 @@ struct Settings {
     progress_limit: Option<Duration>,
     puller: Puller,
     verifier_dir: PathBuf,
+    unpacking: Unpacking,
     state: PathBuf,
 }
 
@@ -201,6 +204,7 @@ impl Settings {
             progress_limit: config.pull_progress_limit(),
             puller: config.puller,
             verifier_dir: image.verifier_dir.clone(),
+            unpacking: config.unpacking,
             state: config.file.state.clone(),
         }
     }

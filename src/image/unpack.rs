@@ -4,7 +4,7 @@
 //! for each layer, lowest first:   Prepare on the layer below ── exists ──▶ next layer
 //!                                    │ new
 //!                                    ▼
-//!                     wait for its download ─▶ Apply ─▶ check the diff id ─▶ Commit
+//!                     wait for its download ─▶ apply ─▶ check the diff id ─▶ Commit
 //! ```
 //!
 //! Prepare names the snapshot that will come of it (`containerd.io/snapshot.ref`), so
@@ -15,23 +15,22 @@
 //! and finds it.
 
 use std::collections::HashMap;
-use std::time::Duration;
 
 use futures_util::{StreamExt, TryStreamExt};
 use tokio::sync::{Notify, oneshot};
 use tracing::debug;
 
 use super::digest::is_digest;
+use super::extract::Failure;
 use super::fetch::Fetch;
 use super::tree::{self, Source, Tree};
 use super::work::Work;
-use super::{Image, Images, content};
+use super::{Image, Images, apply, content};
+use crate::config::Unpacking;
 use crate::containerd::{Descriptor, Mount};
 use crate::error::{Context, Error, Kind, Result, precondition, unknown};
 use crate::ids::random_hex;
 
-/// How long one layer may take to be unpacked.
-const APPLY_LIMIT: Duration = Duration::from_secs(3600);
 /// How often a layer is prepared anew when what was there a moment ago is gone.
 const ATTEMPTS: usize = 3;
 /// The most bytes of a label, key and value together, that containerd takes.
@@ -178,15 +177,11 @@ impl Unpack<'_> {
             arrived.notified().await;
         }
         let diff_id = &self.tree.diff_ids[index];
-        let applied = inner
-            .containerd
-            .apply_layer(layer.clone(), &mounts, APPLY_LIMIT, Some(self.work.lease()))
-            .await
-            .map_err(|error| missing(layer, error))?;
-        if applied.digest != *diff_id {
+        let Some((key, applied)) = self.apply(index, &labels, key, mounts).await? else { return Ok(()) };
+        if applied != *diff_id {
             return Err(Stop::Failed(unknown(format!(
-                "layer {} unpacks to {}, its config says {diff_id}",
-                layer.digest, applied.digest
+                "layer {} unpacks to {applied}, its config says {diff_id}",
+                layer.digest
             ))));
         }
         let committed = inner.containerd.commit_snapshot(
@@ -205,6 +200,43 @@ impl Unpack<'_> {
         self.work.committed(self.snapshotter, &key);
         let labels = HashMap::from([("containerd.io/uncompressed".to_owned(), diff_id.clone())]);
         Ok(content::label(&inner.containerd, &layer.digest, labels, None).await?)
+    }
+
+    /// Unpacks a layer into its new snapshot, and gives the key of the one that it is in by
+    /// now, and the diff id; none if the layer is there meanwhile.
+    async fn apply(
+        &self,
+        index: usize,
+        labels: &HashMap<String, String>,
+        mut key: String,
+        mut mounts: Vec<Mount>,
+    ) -> Result<Option<(String, String)>, Stop> {
+        let Images(inner) = self.images;
+        let (containerd, layer) = (&inner.containerd, &self.tree.layers[index]);
+        let extraction = match inner.settings.unpacking {
+            Unpacking::Auto => apply::Extraction::of(layer, &mounts).await?,
+            Unpacking::Containerd => None,
+        };
+        if let Some(extraction) = extraction {
+            let source = |feed| apply::send_stored(containerd, &layer.digest, feed);
+            match extraction.run(self.work, source).await {
+                Ok(diff_id) => {
+                    debug!(layer = layer.digest, by = "longshore", "unpacked a layer");
+                    return Ok(Some((key, diff_id)));
+                }
+                Err(Failure::Failed(error)) => return Err(Stop::Failed(missing(layer, error))),
+                Err(Failure::Unsupported(why)) => {
+                    debug!(layer = layer.digest, why, "not extracted here");
+                }
+            }
+            // There may be something in it by now.
+            containerd.remove_snapshot(self.snapshotter, &key).await?;
+            self.work.committed(self.snapshotter, &key);
+            let Some(fresh) = self.prepare(index, labels).await? else { return Ok(None) };
+            (key, mounts) = fresh;
+        }
+        let applied = apply::by_containerd(containerd, self.work, layer, &mounts).await;
+        Ok(Some((key, applied.map_err(|error| missing(layer, error))?)))
     }
 
     /// A new snapshot for a layer: its key and mounts; none if the layer is there, which

@@ -16,6 +16,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use tokio_util::task::TaskTracker;
+use tokio_util::task::task_tracker::TaskTrackerToken;
 use tracing::warn;
 
 use crate::containerd::Containerd;
@@ -38,6 +39,8 @@ pub(super) struct Leases(Arc<Mutex<BTreeSet<String>>>);
 pub(super) struct Work {
     lease: String,
     unfinished: Arc<Mutex<Unfinished>>,
+    /// Threads that write into the snapshots.
+    writers: TaskTracker,
     /// Behind a lock only to be shared by the parts of the work.
     undo: Mutex<Undo>,
 }
@@ -59,19 +62,23 @@ impl Leases {
     pub(super) async fn begin(&self, containerd: &Containerd) -> Result<Work> {
         let lease = format!("{LEASE_PREFIX}{}", random_hex::<12>());
         let unfinished = Arc::<Mutex<Unfinished>>::default();
+        let writers = TaskTracker::new();
         lock(&self.0).insert(lease.clone());
         let mut undo = Undo::default();
         {
             let (leases, containerd) = (self.clone(), containerd.clone());
-            let (lease, unfinished) = (lease.clone(), unfinished.clone());
+            let (lease, unfinished, writers) = (lease.clone(), unfinished.clone(), writers.clone());
             undo.push("image work", move || async move {
+                // They end soon: what they read from has gone with the work.
+                writers.close();
+                writers.wait().await;
                 let result = clean_up(&containerd, &lease, &unfinished).await;
                 lock(&leases.0).remove(&lease);
                 result
             });
         }
         // From here on, dropping `work` undoes what was made, the lease first of all.
-        let work = Work { lease, unfinished, undo: Mutex::new(undo) };
+        let work = Work { lease, unfinished, writers, undo: Mutex::new(undo) };
         let expiry = jiff::Timestamp::now() + jiff::SignedDuration::from_hours(LEASE_HOURS);
         let labels = HashMap::from([("containerd.io/gc.expire".to_owned(), format!("{expiry:.0}"))]);
         containerd.create_lease(&work.lease, labels).await?;
@@ -154,6 +161,12 @@ impl Work {
     /// Forgets it: it came to a good end.
     pub(super) fn transferred(&self) {
         lock(&self.unfinished).transfers = None;
+    }
+
+    /// For a thread that writes into a snapshot of the work: while it has this, the
+    /// snapshot is not removed at the end.
+    pub(super) fn writer(&self) -> TaskTrackerToken {
+        self.writers.token()
     }
 
     /// Removes what is half done, and the lease. That something stays is only logged:

@@ -6,13 +6,17 @@
 
 use std::fs::File;
 use std::io::Read;
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{CWD, FileType, Mode, OFlags, ResolveFlags};
 use rustix::io::Errno;
 
 use crate::error::{Context, Result, exhausted, precondition};
+
+/// How often a path is looked up anew. The kernel gives up on a `..` when anything is
+/// renamed or mounted at the same moment, wherever that is.
+const ATTEMPTS: usize = 64;
 
 /// The content of the file at `path` below `root`, which has at most `bytes_max`
 /// bytes; none if there is no such file. Blocks.
@@ -63,9 +67,55 @@ fn open(root: &Path, path: &str, flags: OFlags) -> Result<Option<OwnedFd>> {
     let root =
         rustix::fs::openat(CWD, root, folder, Mode::empty()).context(|| format!("open the root {root:?}"))?;
     let resolve = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS;
-    match rustix::fs::openat2(root, path, flags | OFlags::CLOEXEC, Mode::empty(), resolve) {
+    match lookup(&root, path, flags, resolve) {
         Err(Errno::NOENT | Errno::NOTDIR) => Ok(None),
         other => other.map(Some).context(|| format!("open {path:?} below the root")),
+    }
+}
+
+/// Opens what is at `path` below the folder `root`, which is what the path says: it has no
+/// link and no mount point in it, and does not leave the root. An empty path is the root.
+///
+/// # Errors
+/// LOOP for a link, XDEV for what leads out; else the kernel's reason.
+pub fn open_exactly(root: impl AsFd, path: &[u8], flags: OFlags) -> rustix::io::Result<OwnedFd> {
+    let resolve = ResolveFlags::BENEATH
+        | ResolveFlags::NO_SYMLINKS
+        | ResolveFlags::NO_MAGICLINKS
+        | ResolveFlags::NO_XDEV;
+    lookup(root, if path.is_empty() { b"." } else { path }, flags, resolve)
+}
+
+/// Where the link at `path` below the folder `root` leads; none if there is no link. Links
+/// on the way are followed, but not out of the root.
+///
+/// # Errors
+/// NOTDIR, LOOP, NAMETOOLONG.
+pub fn link_target(root: impl AsFd, path: &[u8]) -> rustix::io::Result<Option<Vec<u8>>> {
+    let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_MAGICLINKS;
+    let found = match lookup(root, path, OFlags::PATH | OFlags::NOFOLLOW, resolve) {
+        Err(Errno::NOENT | Errno::XDEV) => return Ok(None),
+        other => other?,
+    };
+    match rustix::fs::readlinkat(found, "", Vec::new()) {
+        // The kernel's two ways to say that it is something else.
+        Err(Errno::NOENT | Errno::INVAL) => Ok(None),
+        other => other.map(|target| Some(target.into_bytes())),
+    }
+}
+
+fn lookup(
+    root: impl AsFd,
+    path: impl rustix::path::Arg + Copy,
+    flags: OFlags,
+    resolve: ResolveFlags,
+) -> rustix::io::Result<OwnedFd> {
+    let mut attempt = 1;
+    loop {
+        match rustix::fs::openat2(&root, path, flags | OFlags::CLOEXEC, Mode::empty(), resolve) {
+            Err(Errno::AGAIN | Errno::INTR) if attempt < ATTEMPTS => attempt += 1,
+            other => return other,
+        }
     }
 }
 
@@ -124,5 +174,37 @@ mod tests {
         let inside = Ok(Some(root.canonicalize().expect("real").join("inside")));
         assert_eq!((real("absolute"), real("/../inside/.")), (inside.clone(), inside));
         assert_eq!((real("up"), real("file"), real("nothing")), (Ok(None), Ok(None), Ok(None)));
+    }
+
+    #[test]
+    fn exact_paths_have_no_links_and_do_not_leave_the_root() {
+        let dir = tempfile::tempdir().expect("folder");
+        fs::create_dir_all(dir.path().join("root/inside")).expect("folder");
+        fs::create_dir(dir.path().join("outside")).expect("folder");
+        let root = fs::File::open(dir.path().join("root")).expect("folder");
+        for (name, to) in [("in", "inside"), ("up", "../outside"), ("absolute", "/"), ("inside/back", "..")] {
+            symlink(to, dir.path().join("root").join(name)).expect("link");
+        }
+        let open = |path: &str| open_exactly(&root, path.as_bytes(), OFlags::PATH | OFlags::DIRECTORY);
+        open("").expect("the root");
+        open("inside").expect("inside");
+        for (path, want) in [
+            ("in", Errno::LOOP),
+            ("up", Errno::LOOP),
+            ("inside/back/inside", Errno::LOOP),
+            ("..", Errno::XDEV),
+            ("inside/../..", Errno::XDEV),
+            ("/", Errno::XDEV),
+            ("nothing", Errno::NOENT),
+        ] {
+            assert_eq!(open(path).map(drop), Err(want), "{path}");
+        }
+        let target =
+            |path: &str| link_target(&root, path.as_bytes()).map(|target| target.map(String::from_utf8));
+        assert_eq!(target("up"), Ok(Some(Ok("../outside".to_owned()))));
+        assert_eq!(target("inside/back/in"), Ok(Some(Ok("inside".to_owned()))));
+        for path in ["inside", "nothing", "up/x", "absolute/bin", "in/../up/x"] {
+            assert_eq!(target(path), Ok(None), "{path}");
+        }
     }
 }

@@ -4,6 +4,7 @@
 //! PATH; the registry is docker-registry. Without them, or without root, the tests say so
 //! and pass.
 
+mod extract;
 mod failures;
 mod fixture;
 mod local;
