@@ -102,7 +102,7 @@ impl Containerd {
     /// `root` and `state` of its CRI plugin.
     pub(crate) fn plugin_folders(&self) -> (PathBuf, PathBuf) {
         let name = "io.containerd.grpc.v1.cri";
-        (self.place.path("c").join(name), self.place.path("cs").join(name))
+        (self.root().join(name), self.place.path("cs").join(name))
     }
 
     /// Starts it without its CRI plugin, and waits until it answers.
