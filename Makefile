@@ -25,7 +25,7 @@ test-matrix:
 demo:
 	deploy/demo.sh
 
-# Every lifecycle call beside containerd's own plugin.
+# Lifecycle calls, pulls and logs beside containerd's own plugin.
 bench:
 	tests/setup.sh
 	$(CARGO) bench --locked

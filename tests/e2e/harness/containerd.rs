@@ -94,10 +94,15 @@ impl Containerd {
         read_log(&self.place.path("c.log"))
     }
 
+    /// Where its plugins keep what is to last.
+    pub(crate) fn root(&self) -> PathBuf {
+        self.place.path("c")
+    }
+
     /// `root` and `state` of its CRI plugin.
     pub(crate) fn plugin_folders(&self) -> (PathBuf, PathBuf) {
         let name = "io.containerd.grpc.v1.cri";
-        (self.place.path("c").join(name), self.place.path("cs").join(name))
+        (self.root().join(name), self.place.path("cs").join(name))
     }
 
     /// Starts it without its CRI plugin, and waits until it answers.

@@ -30,7 +30,7 @@ pub(crate) struct Blob {
 }
 
 impl Blob {
-    fn new(media_type: &'static str, data: Vec<u8>) -> Blob {
+    pub(crate) fn new(media_type: &'static str, data: Vec<u8>) -> Blob {
         let hex: String = Sha256::digest(&data).iter().map(|byte| format!("{byte:02x}")).collect();
         Blob { media_type, data, digest: format!("sha256:{hex}") }
     }
@@ -87,17 +87,24 @@ impl Image {
 
     pub(crate) fn pack(&self) -> Packed {
         let diff_ids: Vec<&str> = self.layers.iter().map(|layer| layer.digest.as_str()).collect();
+        Packed::new(&self.config, self.layers.clone(), &diff_ids)
+    }
+}
+
+impl Packed {
+    /// An image of layers that are blobs already, with the digests of their plain archives.
+    pub(crate) fn new(config: &Value, layers: Vec<Blob>, diff_ids: &[&str]) -> Packed {
         let config = json!({
-            "architecture": ARCHITECTURE, "os": "linux", "config": self.config,
+            "architecture": ARCHITECTURE, "os": "linux", "config": config,
             "rootfs": { "type": "layers", "diff_ids": diff_ids },
         });
         let config = Blob::new(CONFIG, config.to_string().into_bytes());
-        let layers: Vec<Value> = self.layers.iter().map(Blob::descriptor).collect();
+        let descriptors: Vec<Value> = layers.iter().map(Blob::descriptor).collect();
         let manifest = json!({
-            "schemaVersion": 2, "mediaType": MANIFEST, "config": config.descriptor(), "layers": layers,
+            "schemaVersion": 2, "mediaType": MANIFEST, "config": config.descriptor(), "layers": descriptors,
         });
         let manifest = Blob::new(MANIFEST, manifest.to_string().into_bytes());
-        Packed { manifest, config, layers: self.layers.clone() }
+        Packed { manifest, config, layers }
     }
 }
 
@@ -134,11 +141,11 @@ pub(crate) struct Layer {
 }
 
 /// The kinds of entries.
-const FILE: u8 = b'0';
-const HARD_LINK: u8 = b'1';
-const SYMBOLIC_LINK: u8 = b'2';
-const FOLDER: u8 = b'5';
-const BLOCK_BYTES: usize = 512;
+pub(crate) const FILE: u8 = b'0';
+pub(crate) const HARD_LINK: u8 = b'1';
+pub(crate) const SYMBOLIC_LINK: u8 = b'2';
+pub(crate) const FOLDER: u8 = b'5';
+pub(crate) const BLOCK_BYTES: usize = 512;
 
 impl Layer {
     pub(crate) fn file(self, path: &str, mode: u32, content: &[u8]) -> Layer {
@@ -180,19 +187,22 @@ impl Layer {
     }
 }
 
+/// What the header of an entry says, its size excepted.
 #[derive(Default)]
-struct Entry<'a> {
-    path: &'a str,
-    to: &'a str,
-    mode: u32,
-    user: u32,
-    group: u32,
-    kind: u8,
+pub(crate) struct Entry<'a> {
+    pub(crate) path: &'a str,
+    pub(crate) to: &'a str,
+    pub(crate) mode: u32,
+    pub(crate) user: u32,
+    pub(crate) group: u32,
+    /// Seconds since 1970.
+    pub(crate) modified: u64,
+    pub(crate) kind: u8,
 }
 
 impl Entry<'_> {
     /// The header of the POSIX format: names, and numbers as octal text.
-    fn header(&self, bytes: usize) -> [u8; BLOCK_BYTES] {
+    pub(crate) fn header(&self, bytes: usize) -> [u8; BLOCK_BYTES] {
         assert!(self.path.len() <= 100 && self.to.len() <= 100, "a long name: {}", self.path);
         let mut header = [0; BLOCK_BYTES];
         let mut put = |at: usize, text: &str| header[at..at + text.len()].copy_from_slice(text.as_bytes());
@@ -201,7 +211,7 @@ impl Entry<'_> {
         put(108, &format!("{:07o}", self.user));
         put(116, &format!("{:07o}", self.group));
         put(124, &format!("{bytes:011o}"));
-        put(136, "00000000000");
+        put(136, &format!("{:011o}", self.modified));
         // The sum is made with blanks in its own place.
         put(148, "        ");
         put(157, self.to);

@@ -9,7 +9,7 @@ use std::time::Instant;
 
 use tempfile::TempDir;
 
-use super::images::{Blob, Image, REGISTRY, standard};
+use super::images::{Blob, Image, Packed, REGISTRY, standard};
 use super::process::{Process, command};
 use super::{LIMIT, PAUSE};
 
@@ -21,7 +21,7 @@ const LOCK: &str = "lock";
 pub(crate) struct Registry {
     address: String,
     // Ended before its folder goes.
-    _process: Process,
+    process: Process,
     folder: TempDir,
     // Held for as long as the folder is somebody's.
     _lock: File,
@@ -70,7 +70,7 @@ impl Registry {
             assert!(process.is_alive() && Instant::now() < end, "docker-registry does not serve:\n{log}");
             std::thread::sleep(PAUSE);
         };
-        let registry = Registry { address, _process: process, folder, _lock: lock };
+        let registry = Registry { address, process, folder, _lock: lock };
         for (name, image) in standard() {
             registry.push(name, &image);
         }
@@ -89,10 +89,24 @@ impl Registry {
         format!("server = {url:?}\n[host.{url:?}]\ncapabilities = [\"pull\", \"resolve\"]\n")
     }
 
+    /// Its id as a process.
+    pub(crate) fn pid(&self) -> u32 {
+        self.process.pid()
+    }
+
+    /// What it has printed: a line for each request that it has answered, among others.
+    pub(crate) fn log(&self) -> String {
+        self.process.log()
+    }
+
     /// Puts an image under `repository:tag`; gives its reference.
     pub(crate) fn push(&self, name: &str, image: &Image) -> String {
+        self.push_packed(name, &image.pack())
+    }
+
+    /// Puts an image that is packed already under `repository:tag`; gives its reference.
+    pub(crate) fn push_packed(&self, name: &str, image: &Packed) -> String {
         let (repository, tag) = name.split_once(':').expect("a name with a tag");
-        let image = image.pack();
         for blob in image.layers.iter().chain([&image.config]) {
             self.blob(blob);
             let link = format!("repositories/{repository}/_layers/{}/link", path_of(&blob.digest));
