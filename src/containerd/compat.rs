@@ -128,6 +128,13 @@ impl Capabilities {
         Some(format!("{base}io.containerd.snapshotter.v1.{snapshotter}"))
     }
 
+    /// The folder of the content store, if it tells.
+    #[must_use]
+    pub fn content_root(&self) -> Option<&str> {
+        let mut plugins = self.plugins.iter();
+        plugins.find(|plugin| plugin.kind == "io.containerd.content.v1" && plugin.is_loaded)?.root.as_deref()
+    }
+
     /// Whether a snapshotter can map ids when it mounts.
     #[must_use]
     pub fn snapshotter_remaps_ids(&self, snapshotter: &str) -> bool {

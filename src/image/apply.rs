@@ -1,15 +1,21 @@
 //! A layer into a snapshot: by ourselves where that can be done ([`extract`]), else by
 //! containerd's Diff.Apply.
 
+use std::fs::File;
+use std::io::{self, Read};
+use std::path::Path;
 use std::time::Duration;
 
 use hyper::body::Bytes;
+use rustix::fs::{Mode, OFlags};
+use tokio_util::sync::CancellationToken;
 use tracing::debug;
 
-use super::extract::{self, Extracted, Failure, Fed, Feed, Packing, Target, extract};
+use super::digest::is_digest;
+use super::extract::{self, Extracted, Failure, Feed, Packing, Target, extract};
 use super::work::Work;
 use crate::containerd::{Containerd, Descriptor, Mount};
-use crate::error::{Result, internal};
+use crate::error::{Result, canceled, internal};
 use crate::flow::blocking;
 
 /// How long containerd may take for one layer.
@@ -32,15 +38,25 @@ impl Extraction {
         Ok(target.map(|target| Extraction { target, packing }))
     }
 
-    /// Extracts what `source` sends, and gives the diff id. Dropped, or when `source`
-    /// fails, the extraction ends by itself; the end of `work` waits for it.
+    /// Extracts a layer of the content store, and gives the diff id. Dropped, it ends by
+    /// itself, and the end of `work` waits for that.
     ///
     /// # Errors
-    /// Those of `source`; see [`extract::Failure`].
-    pub(super) async fn run<S>(self, work: &Work, source: impl FnOnce(Feed) -> S) -> Result<String, Failure>
-    where
-        S: Future<Output = Result<()>>,
-    {
+    /// NotFound without the layer; see [`extract::Failure`].
+    pub(super) async fn run(
+        self,
+        work: &Work,
+        containerd: &Containerd,
+        layer: &Descriptor,
+    ) -> Result<String, Failure> {
+        // Whether it is there says containerd alone: files are of all namespaces.
+        let size = containerd.content_info(&layer.digest).await?.size;
+        if let Some(file) = file_of(containerd, &layer.digest, size).await {
+            let stop = CancellationToken::new();
+            let _stopped = stop.clone().drop_guard();
+            let extracted = self.start(work, Stoppable { file, stop: stop.clone() }).await?;
+            return Ok(extracted.diff_id);
+        }
         let (feed, fed) = extract::feed();
         let extracted = self.start(work, fed);
         tokio::pin!(extracted);
@@ -48,18 +64,18 @@ impl Extraction {
             biased;
             // Before all is sent: it failed.
             extracted = &mut extracted => return extracted.map(|extracted| extracted.diff_id),
-            sent = source(feed) => sent,
+            sent = send(containerd, &layer.digest, size, feed) => sent,
         };
-        // Also where the source failed: nobody must write any more afterwards.
+        // Also where the sending failed: nobody must write any more afterwards.
         let extracted = extracted.await;
         sent?;
         extracted.map(|extracted| extracted.diff_id)
     }
 
-    async fn start(self, work: &Work, fed: Fed) -> Result<Extracted, Failure> {
+    async fn start(self, work: &Work, input: impl Read + Send + 'static) -> Result<Extracted, Failure> {
         let writer = work.writer();
         let extracted = tokio::task::spawn_blocking(move || {
-            let extracted = extract(fed, self.packing, &self.target);
+            let extracted = extract(input, self.packing, &self.target);
             drop(writer);
             extracted
         });
@@ -67,12 +83,42 @@ impl Extraction {
     }
 }
 
+/// The file of a blob of `size` bytes, where the content store is one of files at hand: a
+/// layer's way through two processes is as long as its extraction. What is in it is checked
+/// by its diff id.
+async fn file_of(containerd: &Containerd, digest: &str, size: i64) -> Option<File> {
+    let capabilities = containerd.capabilities().ok()?;
+    let (algorithm, hex) = digest.split_once(':').filter(|_| is_digest(digest))?;
+    let path = Path::new(capabilities.content_root()?).join("blobs").join(algorithm).join(hex);
+    let opened = blocking(move || {
+        let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let file = File::from(rustix::fs::open(&path, flags, Mode::empty())?);
+        let metadata = file.metadata()?;
+        Ok((metadata.is_file() && i64::try_from(metadata.len()) == Ok(size)).then_some(file))
+    });
+    opened.await.ok().flatten()
+}
+
+/// A file that ends with an error when nobody waits for what is made of it.
+struct Stoppable {
+    file: File,
+    stop: CancellationToken,
+}
+
+impl Read for Stoppable {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        if self.stop.is_cancelled() {
+            return Err(io::Error::other(canceled("nobody waits for the layer any more")));
+        }
+        self.file.read(buffer)
+    }
+}
+
 /// Sends a blob of the content store.
 ///
 /// # Errors
 /// NotFound.
-pub(super) async fn send_stored(containerd: &Containerd, digest: &str, feed: Feed) -> Result<()> {
-    let size = containerd.content_info(digest).await?.size;
+async fn send(containerd: &Containerd, digest: &str, size: i64, feed: Feed) -> Result<()> {
     let mut offset = 0;
     while offset < size {
         let part = containerd.read_content_part(digest, offset, PART_BYTES.min(size - offset)).await?;

@@ -23,6 +23,7 @@ use tracing::debug;
 use super::digest::is_digest;
 use super::extract::Failure;
 use super::fetch::Fetch;
+use super::progress::LayerState;
 use super::tree::{self, Source, Tree};
 use super::work::Work;
 use super::{Image, Images, apply, content};
@@ -167,8 +168,11 @@ impl Unpack<'_> {
         let chain_id = &self.tree.chain_ids[index];
         let _turn = inner.snapshots.lock(format!("{}/{chain_id}", self.snapshotter)).await;
         let labels = self.labels(index);
-        let Some((key, mounts)) = self.prepare(index, &labels).await? else { return Ok(()) };
         let layer = &self.tree.layers[index];
+        let Some((key, mounts)) = self.prepare(index, &labels).await? else {
+            self.shows(layer, LayerState::Done);
+            return Ok(());
+        };
         if self.fetch.is_some() {
             if let Some(start) = start.take() {
                 // The receiver lives as long as this future.
@@ -176,8 +180,12 @@ impl Unpack<'_> {
             }
             arrived.notified().await;
         }
+        self.shows(layer, LayerState::Unpacking);
         let diff_id = &self.tree.diff_ids[index];
-        let Some((key, applied)) = self.apply(index, &labels, key, mounts).await? else { return Ok(()) };
+        let Some((key, applied)) = self.apply(index, &labels, key, mounts).await? else {
+            self.shows(layer, LayerState::Done);
+            return Ok(());
+        };
         if applied != *diff_id {
             return Err(Stop::Failed(unknown(format!(
                 "layer {} unpacks to {applied}, its config says {diff_id}",
@@ -198,8 +206,16 @@ impl Unpack<'_> {
             other => other?,
         }
         self.work.committed(self.snapshotter, &key);
+        self.shows(layer, LayerState::Done);
         let labels = HashMap::from([("containerd.io/uncompressed".to_owned(), diff_id.clone())]);
         Ok(content::label(&inner.containerd, &layer.digest, labels, None).await?)
+    }
+
+    /// Tells the progress of a pull.
+    fn shows(&self, layer: &Descriptor, state: LayerState) {
+        if let Some(fetch) = self.fetch {
+            fetch.repository.progress().layer(&layer.digest, state);
+        }
     }
 
     /// Unpacks a layer into its new snapshot, and gives the key of the one that it is in by
@@ -218,8 +234,7 @@ impl Unpack<'_> {
             Unpacking::Containerd => None,
         };
         if let Some(extraction) = extraction {
-            let source = |feed| apply::send_stored(containerd, &layer.digest, feed);
-            match extraction.run(self.work, source).await {
+            match extraction.run(self.work, containerd, layer).await {
                 Ok(diff_id) => {
                     debug!(layer = layer.digest, by = "longshore", "unpacked a layer");
                     return Ok(Some((key, diff_id)));

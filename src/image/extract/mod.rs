@@ -40,7 +40,7 @@ use rustix::io::Errno;
 
 use crate::error::{Error, Kind};
 use decompress::{Digested, Plain};
-pub(super) use feed::{Fed, Feed, feed};
+pub(super) use feed::{Feed, feed};
 pub(super) use target::Target;
 
 /// How a layer is packed, as far as its media type tells.
