@@ -17,7 +17,7 @@ use crate::containerd::{ContentWriter, Descriptor};
 use crate::error::{Context, Error, Kind, Result, precondition};
 
 /// How many bytes are handed to containerd at once.
-const CHUNK_BYTES: usize = 256 << 10;
+const CHUNK_BYTES: usize = 128 << 10;
 /// How many bytes a connection must bring to count as progress.
 const PROGRESS_BYTES: i64 = 64 << 10;
 
@@ -71,6 +71,8 @@ impl Fetch<'_> {
     }
 
     async fn download(self, mut writer: ContentWriter, layer: &Descriptor) -> Result<()> {
+        // The semaphore is never closed.
+        let _place = self.images.0.downloads.acquire().await.ok();
         let elsewhere = self.tree.elsewhere.get(&layer.digest).map(Vec::as_slice).unwrap_or_default();
         let mut tries = self.repository.tries(&format!("layer {}", layer.digest), elsewhere);
         // All of it can be there from an earlier attempt, or some of it.

@@ -41,6 +41,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::sync::Semaphore;
 use tracing::warn;
 
 use crate::config::{Config, Puller, Unpacking};
@@ -53,6 +54,15 @@ pub use fs_info::FsUsage;
 pub use pause::PAUSE_REFERENCE;
 pub use progress::{LayerProgress, LayerState, PullState};
 pub use pull::Pull;
+
+/// The most layers that are downloaded at the same time, by all pulls together; each
+/// takes about half a megabyte of memory.
+const DOWNLOADS_MAX: usize = 16;
+
+/// How many layers are extracted at the same time, by all pulls together.
+fn extractions_max() -> usize {
+    2 * std::thread::available_parallelism().map_or(1, usize::from)
+}
 
 /// An image that this node can start.
 #[derive(Clone, Debug, Default)]
@@ -89,6 +99,10 @@ struct Inner {
     snapshots: Keyed,
     /// Blobs that are being fetched.
     blobs: Keyed,
+    /// Downloads of all pulls together.
+    downloads: Semaphore,
+    /// Extractions of all pulls together.
+    extractions: Semaphore,
     pulls: Shared<String>,
     running: progress::Running,
     heard: transfer::Heard,
@@ -129,6 +143,8 @@ impl Images {
             names: Keyed::default(),
             snapshots: Keyed::default(),
             blobs: Keyed::default(),
+            downloads: Semaphore::new(DOWNLOADS_MAX),
+            extractions: Semaphore::new(extractions_max()),
             pulls: Shared::default(),
             running: progress::Running::default(),
             heard: transfer::Heard::default(),

@@ -234,6 +234,8 @@ impl Unpack<'_> {
             Unpacking::Containerd => None,
         };
         if let Some(extraction) = extraction {
+            // The semaphore is never closed.
+            let _place = inner.extractions.acquire().await.ok();
             match extraction.run(self.work, containerd, layer).await {
                 Ok(diff_id) => {
                     debug!(layer = layer.digest, by = "longshore", "unpacked a layer");

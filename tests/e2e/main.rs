@@ -15,5 +15,6 @@ mod harness_check;
 mod image_volumes;
 mod load;
 mod neighbours;
+mod pull_kills;
 mod restart;
 mod smoke;

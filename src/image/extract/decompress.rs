@@ -22,7 +22,7 @@ use crate::error::{Context, internal};
 use crate::ids::hex;
 
 /// Bytes of a block.
-const BLOCK_BYTES: usize = 256 << 10;
+const BLOCK_BYTES: usize = 128 << 10;
 /// How many blocks go round.
 const BLOCKS: usize = 6;
 /// Bytes that are read of the input at once.
