@@ -4,14 +4,20 @@
 //! PATH; the registry is docker-registry. Without them, or without root, the tests say so
 //! and pass.
 
+mod certificate;
+mod disk;
 mod extract;
 mod failures;
 mod fixture;
+mod http;
 mod local;
 mod node;
 mod pause;
+mod proxy;
 mod pull;
 mod registry;
 mod server;
+mod sharing;
 mod tls;
+mod tokens;
 mod transfer;
