@@ -4,18 +4,22 @@
 //! PATH; the registry is docker-registry. Without them, or without root, the tests say so
 //! and pass.
 
+mod bench;
 mod certificate;
 mod disk;
 mod extract;
 mod failures;
+mod faults;
 mod fixture;
 mod http;
 mod local;
+mod mirrors;
 mod node;
 mod pause;
 mod proxy;
 mod pull;
 mod registry;
+mod resume;
 mod server;
 mod sharing;
 mod tls;
