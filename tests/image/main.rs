@@ -4,8 +4,10 @@
 //! PATH; the registry is docker-registry. Without them, or without root, the tests say so
 //! and pass.
 
+mod alone;
 mod bench;
 mod certificate;
+mod credentials;
 mod disk;
 mod extract;
 mod failures;
@@ -16,6 +18,7 @@ mod local;
 mod mirrors;
 mod node;
 mod pause;
+mod proxied;
 mod proxy;
 mod pull;
 mod registry;
@@ -23,5 +26,6 @@ mod resume;
 mod server;
 mod sharing;
 mod tls;
+mod token_pulls;
 mod tokens;
 mod transfer;
