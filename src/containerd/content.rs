@@ -7,8 +7,10 @@ use containerd_client::services::v1 as api;
 use containerd_client::services::v1::WriteAction;
 use containerd_client::services::v1::content_client::ContentClient;
 use prost_types::FieldMask;
+use tokio::runtime::Handle;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
+use tokio_util::task::task_tracker::TaskTrackerToken;
 use tonic::Streaming;
 
 use super::wire::{Wire, leased};
@@ -18,6 +20,8 @@ use crate::error::{Error, Kind, Result, internal, unknown};
 /// How many writes of one ingest are under way at the same time: the next one is on its
 /// way while containerd hashes and stores the last.
 const WRITES_AHEAD: usize = 2;
+/// How long containerd may take to end a writer.
+const CLOSE_LIMIT: Duration = Duration::from_secs(30);
 /// The least limit of a commit, in which containerd flushes a whole layer to the disk.
 const COMMIT_LIMIT: Duration = Duration::from_secs(600);
 
@@ -125,7 +129,9 @@ impl Containerd {
         }
     }
 
-    /// Opens the ingest `reference` for a blob of `size` bytes with `digest`.
+    /// Opens the ingest `reference` for a blob of `size` bytes with `digest`. The token
+    /// `open` is held until containerd has let go of the ingest, whatever becomes of the
+    /// writer.
     ///
     /// # Errors
     /// AlreadyExists if the blob is there (the lease then holds it); one of which
@@ -136,23 +142,23 @@ impl Containerd {
         size: i64,
         digest: &str,
         lease: Option<&str>,
+        open: TaskTrackerToken,
     ) -> Result<ContentWriter> {
         let (requests, receiver) = mpsc::channel(4);
-        let open = api::WriteContentRequest {
+        let stat = api::WriteContentRequest {
             action: WriteAction::Stat as i32,
             r#ref: reference.into(),
             total: size,
             expected: digest.into(),
             ..Default::default()
         };
-        requests.send(open).await.map_err(|_| internal("the ingest's channel closed"))?;
+        requests.send(stat).await.map_err(|_| internal("the ingest's channel closed"))?;
         let answers = self
             .unary("Content.Write", self.content().write(leased(ReceiverStream::new(receiver), lease)))
             .await?;
         let mut writer = ContentWriter {
             containerd: self.clone(),
-            requests,
-            answers,
+            stream: Some(Stream { requests, answers, open }),
             offset: 0,
             unanswered: 0,
             size,
@@ -163,11 +169,12 @@ impl Containerd {
     }
 }
 
-/// An open ingest. Dropping it keeps what was written for a later attempt.
+/// An open ingest. Dropping it keeps what was written for a later attempt, and closes it
+/// in the background.
 pub struct ContentWriter {
     containerd: Containerd,
-    requests: mpsc::Sender<api::WriteContentRequest>,
-    answers: Streaming<api::WriteContentResponse>,
+    /// There until it is closed.
+    stream: Option<Stream>,
     /// Behind the last byte that was sent.
     offset: i64,
     /// Writes whose answers have not come yet.
@@ -176,7 +183,46 @@ pub struct ContentWriter {
     digest: String,
 }
 
+struct Stream {
+    requests: mpsc::Sender<api::WriteContentRequest>,
+    answers: Streaming<api::WriteContentResponse>,
+    open: TaskTrackerToken,
+}
+
+impl Stream {
+    /// Ends the call, and waits until containerd has let go of the ingest: at its end a
+    /// writer of containerd's writes to the ingest's folder once more. Who takes the
+    /// ingest away meanwhile leaves a folder that nothing collects.
+    async fn close(self) {
+        let Stream { requests, mut answers, open } = self;
+        drop(requests);
+        let end = async { while let Ok(Some(_)) = answers.message().await {} };
+        // A containerd that does not answer has other worries.
+        let _ = tokio::time::timeout(CLOSE_LIMIT, end).await;
+        drop(open);
+    }
+}
+
+impl Drop for ContentWriter {
+    fn drop(&mut self) {
+        if let (Some(stream), Ok(runtime)) = (self.stream.take(), Handle::try_current()) {
+            runtime.spawn(stream.close());
+        }
+    }
+}
+
 impl ContentWriter {
+    /// Keeps what was written and waits until containerd has let go of it.
+    pub async fn close(mut self) {
+        if let Some(stream) = self.stream.take() {
+            stream.close().await;
+        }
+    }
+
+    fn stream(&mut self) -> &mut Stream {
+        self.stream.as_mut().expect("only closing takes it away, and that consumes the writer")
+    }
+
     /// Whether `error` says that another writer has the ingest at this moment.
     #[must_use]
     pub fn is_taken(error: &Error) -> bool {
@@ -267,7 +313,7 @@ impl ContentWriter {
             ..Default::default()
         };
         // A closed channel means that the call has ended: its answer says why.
-        let _ = self.requests.send(request).await;
+        let _ = self.stream().requests.send(request).await;
         Ok(())
     }
 
@@ -276,7 +322,7 @@ impl ContentWriter {
     }
 
     async fn answer_within(&mut self, limit: Duration) -> Result<api::WriteContentResponse> {
-        let next = tokio::time::timeout(limit, self.answers.message())
+        let next = tokio::time::timeout(limit, self.stream().answers.message())
             .await
             .unwrap_or_else(|_| Err(tonic::Status::deadline_exceeded("no answer to a write")));
         next.map_err(|status| super::error::from_status("Content.Write", &status))?

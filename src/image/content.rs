@@ -12,12 +12,15 @@
 use std::collections::HashMap;
 use std::time::Duration;
 
+use tokio_util::task::task_tracker::TaskTrackerToken;
+use tracing::{Instrument, Span};
+
 use super::digest;
 use super::document::{self, Document, Shape};
 use super::reference::Reference;
 use super::work::Work;
 use crate::containerd::{Containerd, ContentWriter, Descriptor};
-use crate::error::{Context, Kind, Result, deadline, unknown};
+use crate::error::{Context, Kind, Result, deadline, internal, unknown};
 
 /// The most bytes of a label, key and value together, that containerd takes.
 const LABEL_BYTES_MAX: usize = 4096;
@@ -104,11 +107,8 @@ pub(super) async fn open(
     let end = tokio::time::Instant::now() + TAKEN_LIMIT;
     let mut pause = Duration::from_millis(20);
     loop {
-        work.ingest(&reference);
-        let opened = containerd
-            .write_content(&reference, descriptor.size, &descriptor.digest, Some(work.lease()))
-            .await;
-        match opened {
+        let token = work.ingest(&reference).await;
+        match begin(containerd, work, descriptor, token).await {
             Ok(writer) => return Ok(Some(writer)),
             // The ingest is not ours from here on: the blob needs none, or another has it.
             Err(error) if error.kind() == Kind::AlreadyExists => {
@@ -128,27 +128,32 @@ pub(super) async fn open(
     }
 }
 
-/// Ends an ingest well: from here on there is a blob.
-///
-/// # Errors
-/// FailedPrecondition for a wrong digest or size; the ingest is dropped then.
-pub(super) async fn commit(
+/// Opens a writer. It comes about also when nobody waits for it any more, so that it is
+/// closed in order.
+async fn begin(
     containerd: &Containerd,
     work: &Work,
-    mut writer: ContentWriter,
     descriptor: &Descriptor,
-    labels: HashMap<String, String>,
-) -> Result<()> {
-    if let Err(error) = writer.commit(labels).await {
-        abort(containerd, work, descriptor).await;
-        return Err(error).context(|| format!("store {}", descriptor.digest));
+    token: TaskTrackerToken,
+) -> Result<ContentWriter> {
+    let (containerd, lease) = (containerd.clone(), work.lease().to_owned());
+    let (reference, size, digest) =
+        (ingest_reference(descriptor), descriptor.size, descriptor.digest.clone());
+    let begun = async move { containerd.write_content(&reference, size, &digest, Some(&lease), token).await };
+    match tokio::spawn(begun.instrument(Span::current())).await {
+        Ok(begun) => begun,
+        Err(error) => Err(internal(format!("a bug in longshore: {error}"))),
     }
-    work.ingested(&ingest_reference(descriptor));
-    Ok(())
 }
 
 /// Drops what an ingest has so far.
-pub(super) async fn abort(containerd: &Containerd, work: &Work, descriptor: &Descriptor) {
+pub(super) async fn abort(
+    containerd: &Containerd,
+    work: &Work,
+    writer: ContentWriter,
+    descriptor: &Descriptor,
+) {
+    writer.close().await;
     let reference = ingest_reference(descriptor);
     // Where that does not work the end of the work tries again.
     if containerd.abort_ingest(&reference).await.is_ok() {
@@ -180,7 +185,9 @@ pub(super) async fn put(
             Ok(()) => {
                 let mut labels = labels;
                 labels.extend(from.and_then(|from| source_label(&HashMap::new(), from)));
-                return commit(containerd, work, writer, descriptor, labels).await;
+                writer.commit(labels).await.context(|| format!("store {}", descriptor.digest))?;
+                work.ingested(&ingest_reference(descriptor));
+                return Ok(());
             }
         }
     }

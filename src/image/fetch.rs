@@ -112,8 +112,7 @@ impl Fetch<'_> {
                 }
             }
         }
-        drop(writer);
-        content::abort(&self.images.0.containerd, self.work, layer).await;
+        content::abort(&self.images.0.containerd, self.work, writer, layer).await;
         Err(tries.finish())
     }
 
@@ -123,8 +122,7 @@ impl Fetch<'_> {
 
     /// Drops what was written, whose writer has ended with it, and begins anew.
     async fn anew(self, writer: ContentWriter, layer: &Descriptor) -> Result<Option<ContentWriter>> {
-        drop(writer);
-        content::abort(&self.images.0.containerd, self.work, layer).await;
+        content::abort(&self.images.0.containerd, self.work, writer, layer).await;
         content::open(&self.images.0.containerd, self.work, layer).await
     }
 

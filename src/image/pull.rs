@@ -83,7 +83,7 @@ impl Task {
             never = progress.tell() => match never {},
         };
         // The transfers have ended here: what they left can be taken away.
-        work.end().await;
+        work.end(&result).await;
         let seconds = started.elapsed().as_secs_f32();
         match &result {
             Ok(id) => info!(%reference, id, seconds, bytes = progress.received_bytes(), "pulled an image"),

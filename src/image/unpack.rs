@@ -98,7 +98,7 @@ impl Images {
             unpack.run().await
         };
         let result = result.await.context(what).map_err(inner);
-        work.end().await;
+        work.end(&result).await;
         result.map(|()| chain_id.clone())
     }
 }

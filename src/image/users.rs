@@ -92,7 +92,7 @@ impl Images {
             flow::blocking(move || read_files(mounts, &place)).await
         };
         let result = read.await;
-        work.end().await;
+        work.end(&result).await;
         // Nothing that is missing here is what the kubelet asked for (ERR-12).
         result.map_err(
             |error| if error.is_not_found() { error.with_kind(Kind::FailedPrecondition) } else { error },

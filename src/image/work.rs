@@ -7,11 +7,15 @@
 //! (IMG-32). The lease expires by itself should the process die first, and
 //! [`Leases::clear`] removes such leases at the next start (REC-15).
 //!
+//! All clients name the ingest of a blob alike. Of the pieces of work here one at a time
+//! has it, from before it is opened until it is a blob or was taken away: else one that
+//! fails would take away what another one writes.
+//!
 //! Of what containerd makes by itself for a transfer, only containerd knows what is half
 //! done, and who else has a part in it: a transfer that did not come to a good end is
 //! waited for, and what it left goes with the lease, in a collection of its own.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -20,8 +24,8 @@ use tokio_util::task::task_tracker::TaskTrackerToken;
 use tracing::warn;
 
 use crate::containerd::Containerd;
-use crate::error::{Collected, Result};
-use crate::flow::{Undo, lock};
+use crate::error::{Collected, Kind, Result};
+use crate::flow::{Keyed, KeyedGuard, Undo, lock};
 use crate::ids::random_hex;
 
 /// What the ids of our leases begin with.
@@ -33,13 +37,18 @@ const TRANSFER_END_LIMIT: Duration = Duration::from_secs(20);
 
 /// The leases of this process that are in use.
 #[derive(Clone, Default)]
-pub(super) struct Leases(Arc<Mutex<BTreeSet<String>>>);
+pub(super) struct Leases {
+    ids: Arc<Mutex<BTreeSet<String>>>,
+    /// Ingests that belong to a piece of work.
+    ingests: Keyed,
+}
 
 /// A piece of work under a lease.
 pub(super) struct Work {
     lease: String,
     unfinished: Arc<Mutex<Unfinished>>,
-    /// Threads that write into the snapshots.
+    ingests: Keyed,
+    /// Threads that write into the snapshots, and ingests that containerd has not let go of.
     writers: TaskTracker,
     /// Behind a lock only to be shared by the parts of the work.
     undo: Mutex<Undo>,
@@ -47,9 +56,11 @@ pub(super) struct Work {
 
 #[derive(Default)]
 struct Unfinished {
-    ingests: BTreeSet<String>,
+    ingests: BTreeMap<String, KeyedGuard>,
     /// Snapshotter and key.
     snapshots: BTreeSet<(String, String)>,
+    /// Whether what came in vain is in the way.
+    is_urgent: bool,
     /// Ends when containerd is through with its transfers.
     transfers: Option<TaskTracker>,
 }
@@ -61,24 +72,23 @@ impl Leases {
     /// Those of containerd.
     pub(super) async fn begin(&self, containerd: &Containerd) -> Result<Work> {
         let lease = format!("{LEASE_PREFIX}{}", random_hex::<12>());
-        let unfinished = Arc::<Mutex<Unfinished>>::default();
-        let writers = TaskTracker::new();
-        lock(&self.0).insert(lease.clone());
+        let (unfinished, writers) = (Arc::<Mutex<Unfinished>>::default(), TaskTracker::new());
+        lock(&self.ids).insert(lease.clone());
         let mut undo = Undo::default();
         {
             let (leases, containerd) = (self.clone(), containerd.clone());
             let (lease, unfinished, writers) = (lease.clone(), unfinished.clone(), writers.clone());
             undo.push("image work", move || async move {
-                // They end soon: what they read from has gone with the work.
+                // They end soon: what threads read from has gone with the work, and ingests are closed.
                 writers.close();
                 writers.wait().await;
                 let result = clean_up(&containerd, &lease, &unfinished).await;
-                lock(&leases.0).remove(&lease);
+                lock(&leases.ids).remove(&lease);
                 result
             });
         }
         // From here on, dropping `work` undoes what was made, the lease first of all.
-        let work = Work { lease, unfinished, writers, undo: Mutex::new(undo) };
+        let work = Work { lease, unfinished, ingests: self.ingests.clone(), writers, undo: Mutex::new(undo) };
         let expiry = jiff::Timestamp::now() + jiff::SignedDuration::from_hours(LEASE_HOURS);
         let labels = HashMap::from([("containerd.io/gc.expire".to_owned(), format!("{expiry:.0}"))]);
         containerd.create_lease(&work.lease, labels).await?;
@@ -98,7 +108,7 @@ impl Leases {
     pub(super) async fn clear(&self, containerd: &Containerd) -> Result<()> {
         let mut errors = Collected::default();
         for lease in containerd.list_leases().await? {
-            if lease.id.starts_with(LEASE_PREFIX) && !lock(&self.0).contains(&lease.id) {
+            if lease.id.starts_with(LEASE_PREFIX) && !lock(&self.ids).contains(&lease.id) {
                 errors.push(containerd.delete_lease(&lease.id, false).await);
             }
         }
@@ -115,14 +125,16 @@ async fn clean_up(containerd: &Containerd, lease: &str, unfinished: &Mutex<Unfin
             warn!(lease, "containerd is slow to end a transfer");
         }
     }
-    for ingest in &unfinished.ingests {
+    for ingest in unfinished.ingests.keys() {
         errors.push(containerd.abort_ingest(ingest).await);
     }
     for (snapshotter, key) in &unfinished.snapshots {
         errors.push(containerd.remove_snapshot(snapshotter, key).await);
     }
-    // What is left by now goes with the lease: at the next collection, or at once.
-    errors.push(containerd.delete_lease(lease, unfinished.transfers.is_some()).await);
+    // What is left by now goes with the lease: at the next collection, for which containerd
+    // waits until enough has changed, or at once.
+    let is_urgent = unfinished.is_urgent || unfinished.transfers.is_some();
+    errors.push(containerd.delete_lease(lease, is_urgent).await);
     errors.finish()
 }
 
@@ -132,12 +144,18 @@ impl Work {
         &self.lease
     }
 
-    /// Remembers an ingest that is being written.
-    pub(super) fn ingest(&self, reference: &str) {
-        lock(&self.unfinished).ingests.insert(reference.to_owned());
+    /// Waits until no other work has the ingest, and remembers that this one has it. The
+    /// token is for who writes it.
+    pub(super) async fn ingest(&self, reference: &str) -> TaskTrackerToken {
+        let is_ours = lock(&self.unfinished).ingests.contains_key(reference);
+        if !is_ours {
+            let turn = self.ingests.lock(reference).await;
+            lock(&self.unfinished).ingests.insert(reference.to_owned(), turn);
+        }
+        self.writers.token()
     }
 
-    /// Forgets it: it became a blob, or was aborted.
+    /// Leaves it to others: it became a blob, or was aborted.
     pub(super) fn ingested(&self, reference: &str) {
         lock(&self.unfinished).ingests.remove(reference);
     }
@@ -169,9 +187,12 @@ impl Work {
         self.writers.token()
     }
 
-    /// Removes what is half done, and the lease. That something stays is only logged:
-    /// it expires.
-    pub(super) async fn end(self) {
+    /// Removes what is half done, and the lease; where `result` says that a disk is full,
+    /// also what is whole but came in vain. That something stays is only logged: it
+    /// expires.
+    pub(super) async fn end<T>(self, result: &Result<T>) {
+        let is_full = result.as_ref().is_err_and(|error| error.kind() == Kind::ResourceExhausted);
+        lock(&self.unfinished).is_urgent = is_full;
         let undo = self.undo.into_inner().unwrap_or_else(PoisonError::into_inner);
         if let Err(error) = undo.run().await {
             warn!(lease = self.lease, %error, "image work left something that expires later");

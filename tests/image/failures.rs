@@ -4,20 +4,11 @@ use longshore::error::Kind;
 use serde_json::json;
 
 use crate::fixture;
+use crate::http::answer;
 use crate::node::Node;
+use crate::proxy::{Fault, Proxy, When};
 use crate::registry::Registry;
-use crate::server::{Canned, Gate, answer};
-
-impl Node {
-    pub(crate) async fn must_have_no_image(&self) {
-        assert!(self.images.list().is_empty());
-        assert!(self.ctr_list(&["images", "ls", "-q"]).is_empty());
-        self.must_have_no_leftovers().await;
-        self.collect_garbage().await;
-        assert!(self.ctr_list(&["content", "ls", "-q"]).is_empty());
-        assert!(self.snapshots().await.is_empty());
-    }
-}
+use crate::server::Canned;
 
 #[tokio::test]
 async fn a_reference_that_is_none_is_refused() {
@@ -100,13 +91,14 @@ async fn a_pull_that_nobody_waits_for_stops_and_leaves_nothing() {
     let (Some(node), Some(registry)) = (Node::start().await, Registry::start()) else { return };
     let image = fixture::image(vec![fixture::random(100_000), fixture::random(100_000)]);
     registry.push("a", "1", &image);
-    let gate = Gate::start(&registry.address, &format!("blobs/{}", image.layers[1].digest()), 50_000).await;
+    let gate =
+        Proxy::that_stops(&registry.address, &format!("blobs/{}", image.layers[1].digest()), 50_000).await;
     let name = format!("{}/a:1", gate.address);
     {
         let mut pull = Box::pin(node.pull(&name));
         tokio::select! {
             _ = &mut pull => panic!("the gate is closed"),
-            () = gate.reached.notified() => {}
+            () = gate.reached() => {}
         }
         // Should this process die, containerd takes the lease by itself.
         let leases = node.containerd.list_leases().await.expect("leases");
@@ -127,8 +119,9 @@ async fn a_server_that_sends_nothing_any_more_fails_the_pull() {
     let Some(registry) = Registry::start() else { return };
     let image = fixture::unique();
     registry.push("a", "1", &image);
-    let gate = Gate::start(&registry.address, &format!("blobs/{}", image.layers[0].digest()), 200).await;
-    let error = node.pull(&format!("{}/a:1", gate.address)).await.expect_err("stuck");
+    let proxy = Proxy::start(&registry.address).await;
+    proxy.when(&format!("blobs/{}", image.layers[0].digest()), When::Always, [Fault::Silence]);
+    let error = node.pull(&proxy.name("a:1")).await.expect_err("stuck");
     assert_eq!(error.kind(), Kind::DeadlineExceeded);
     let want = format!(
         "no registry sent a byte for 1 s (image.pull_progress_timeout_s): layer {}",

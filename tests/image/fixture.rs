@@ -1,5 +1,6 @@
 //! Small images, made of files.
 
+use std::collections::BTreeSet;
 use std::io::Write;
 use std::path::Path;
 use std::process::Command;
@@ -11,14 +12,21 @@ pub(crate) const MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
 pub(crate) const INDEX: &str = "application/vnd.oci.image.index.v1+json";
 const CONFIG: &str = "application/vnd.oci.image.config.v1+json";
 const LAYER: &str = "application/vnd.oci.image.layer.v1.tar";
+const DOCKER_MANIFEST: &str = "application/vnd.docker.distribution.manifest.v2+json";
+const DOCKER_CONFIG: &str = "application/vnd.docker.container.image.v1+json";
+const DOCKER_LAYER: &str = "application/vnd.docker.image.rootfs.diff.tar";
+/// The most bytes of a block of a zstd frame.
+const ZSTD_BLOCK_BYTES_MAX: usize = 128 << 10;
 
 pub(crate) const PLATFORM: &str = if cfg!(target_arch = "aarch64") { "arm64" } else { "amd64" };
 
 /// Content with its type.
-#[derive(Clone)]
+#[derive(Clone, Default)]
 pub(crate) struct Blob {
     pub(crate) media_type: String,
     pub(crate) data: Vec<u8>,
+    /// Where else than in the registry it is.
+    pub(crate) urls: Vec<String>,
 }
 
 impl Blob {
@@ -27,7 +35,12 @@ impl Blob {
     }
 
     pub(crate) fn descriptor(&self) -> Value {
-        json!({ "mediaType": self.media_type, "digest": self.digest(), "size": self.data.len() })
+        let mut descriptor =
+            json!({ "mediaType": self.media_type, "digest": self.digest(), "size": self.data.len() });
+        if !self.urls.is_empty() {
+            descriptor["urls"] = json!(self.urls);
+        }
+        descriptor
     }
 }
 
@@ -48,6 +61,23 @@ impl Image {
     pub(crate) fn id(&self) -> String {
         self.config.digest()
     }
+
+    /// The digests of all that it consists of.
+    pub(crate) fn digests(&self) -> BTreeSet<String> {
+        self.layers.iter().chain([&self.config, &self.manifest]).map(Blob::digest).collect()
+    }
+
+    /// The same with Docker's types (schema 2).
+    pub(crate) fn into_docker(self) -> Image {
+        let typed = |media_type: String, data: &Blob| Blob { media_type, ..data.clone() };
+        let layers = self.layers.iter().map(|layer| {
+            let end = layer.media_type.strip_prefix(LAYER).expect("an OCI layer").replace('+', ".");
+            typed(format!("{DOCKER_LAYER}{end}"), layer)
+        });
+        let layers: Vec<Blob> = layers.collect();
+        let config = typed(DOCKER_CONFIG.into(), &self.config);
+        Image { manifest: manifest(DOCKER_MANIFEST, &config, &layers), config, layers }
+    }
 }
 
 /// How a layer is compressed.
@@ -55,6 +85,7 @@ impl Image {
 pub(crate) enum Packing {
     Plain,
     Gzip,
+    Zstd,
 }
 
 /// A layer that holds what `fill` puts into a folder.
@@ -76,16 +107,37 @@ pub(crate) fn layer(packing: Packing, fill: impl FnOnce(&Path)) -> (Blob, String
         .output()
         .expect("tar");
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    let diff_id = digest(&output.stdout);
-    let blob = match packing {
-        Packing::Plain => Blob { media_type: LAYER.into(), data: output.stdout },
+    packed(packing, output.stdout)
+}
+
+/// A layer made of a tar archive.
+fn packed(packing: Packing, tar: Vec<u8>) -> (Blob, String) {
+    let diff_id = digest(&tar);
+    let (end, data) = match packing {
+        Packing::Plain => ("", tar),
         Packing::Gzip => {
             let mut gzip = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
-            gzip.write_all(&output.stdout).expect("compresses");
-            Blob { media_type: format!("{LAYER}+gzip"), data: gzip.finish().expect("compresses") }
+            gzip.write_all(&tar).expect("compresses");
+            ("+gzip", gzip.finish().expect("compresses"))
         }
+        Packing::Zstd => ("+zstd", zstd(&tar)),
     };
-    (blob, diff_id)
+    (Blob { media_type: format!("{LAYER}{end}"), data, urls: Vec::new() }, diff_id)
+}
+
+/// A zstd frame of blocks that are not compressed (RFC 8878, section 3.1.1).
+fn zstd(data: &[u8]) -> Vec<u8> {
+    // The magic number; one segment, whose size follows in four bytes.
+    let mut frame = vec![0x28, 0xb5, 0x2f, 0xfd, 0b1010_0000];
+    frame.extend(u32::try_from(data.len()).expect("small").to_le_bytes());
+    let mut blocks = data.chunks(ZSTD_BLOCK_BYTES_MAX).peekable();
+    while let Some(block) = blocks.next() {
+        let is_last = u32::from(blocks.peek().is_none());
+        let header = u32::try_from(block.len()).expect("small") << 3 | is_last;
+        frame.extend(&header.to_le_bytes()[..3]);
+        frame.extend(block);
+    }
+    frame
 }
 
 /// A layer with one file.
@@ -99,7 +151,12 @@ pub(crate) fn file(name: &str, content: &str) -> (Blob, String) {
 
 /// A layer that does not compress.
 pub(crate) fn random(bytes: usize) -> (Blob, String) {
-    layer(Packing::Gzip, |folder| {
+    random_as(Packing::Gzip, bytes)
+}
+
+/// The same in any packing.
+pub(crate) fn random_as(packing: Packing, bytes: usize) -> (Blob, String) {
+    layer(packing, |folder| {
         let mut data = vec![0; bytes];
         getrandom::fill(&mut data).expect("random");
         std::fs::write(folder.join("random"), data).expect("file");
@@ -113,13 +170,16 @@ pub(crate) fn image_for(architecture: &str, config: Value, layers: Vec<(Blob, St
         "architecture": architecture, "os": "linux", "config": config,
         "rootfs": { "type": "layers", "diff_ids": diff_ids },
     });
-    let config = Blob { media_type: CONFIG.into(), data: config.to_string().into_bytes() };
-    let manifest = json!({
-        "schemaVersion": 2, "mediaType": MANIFEST, "config": config.descriptor(),
+    let config = Blob { media_type: CONFIG.into(), data: config.to_string().into_bytes(), ..Blob::default() };
+    Image { manifest: manifest(MANIFEST, &config, &layers), config, layers }
+}
+
+fn manifest(media_type: &str, config: &Blob, layers: &[Blob]) -> Blob {
+    let data = json!({
+        "schemaVersion": 2, "mediaType": media_type, "config": config.descriptor(),
         "layers": layers.iter().map(Blob::descriptor).collect::<Vec<_>>(),
     });
-    let manifest = Blob { media_type: MANIFEST.into(), data: manifest.to_string().into_bytes() };
-    Image { manifest, config, layers }
+    Blob { media_type: media_type.into(), data: data.to_string().into_bytes(), ..Blob::default() }
 }
 
 /// An image for this machine.
@@ -142,5 +202,5 @@ pub(crate) fn index(images: &[(&str, &Image)]) -> Blob {
     });
     let manifests: Vec<Value> = manifests.collect();
     let data = json!({ "schemaVersion": 2, "mediaType": INDEX, "manifests": manifests });
-    Blob { media_type: INDEX.into(), data: data.to_string().into_bytes() }
+    Blob { media_type: INDEX.into(), data: data.to_string().into_bytes(), ..Blob::default() }
 }

@@ -4,14 +4,28 @@
 //! PATH; the registry is docker-registry. Without them, or without root, the tests say so
 //! and pass.
 
+mod alone;
+mod bench;
+mod certificate;
+mod credentials;
+mod disk;
 mod extract;
 mod failures;
+mod faults;
 mod fixture;
+mod http;
 mod local;
+mod mirrors;
 mod node;
 mod pause;
+mod proxied;
+mod proxy;
 mod pull;
 mod registry;
+mod resume;
 mod server;
+mod sharing;
 mod tls;
+mod token_pulls;
+mod tokens;
 mod transfer;

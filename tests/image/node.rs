@@ -1,5 +1,6 @@
 //! A containerd of the test's own, and the images in it.
 
+use std::collections::BTreeSet;
 use std::os::unix::net::UnixDatagram;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -11,7 +12,7 @@ use longshore::error::Result;
 use longshore::flow::Flow;
 use longshore::image::{Images, Pull};
 use longshore::proto::cri;
-use longshore::sys::mount::unmount_all;
+use longshore::sys::mount::{tmpfs, unmount_below};
 use tempfile::TempDir;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
@@ -48,6 +49,21 @@ impl Node {
 
     /// Starts one with lines of configuration for longshore.
     pub(crate) async fn with(settings: &str) -> Option<Node> {
+        Node::in_folder(tempfile::tempdir().expect("folder"), settings).await
+    }
+
+    /// Starts one whose containerd has a disk of so many bytes.
+    pub(crate) async fn with_disk(bytes: usize) -> Option<Node> {
+        let folder = tempfile::tempdir().expect("folder");
+        if rustix::process::geteuid().is_root() {
+            let disk = folder.path().join("root");
+            std::fs::create_dir(&disk).expect("folder");
+            tmpfs(&disk, &format!("size={bytes}")).expect("mounted");
+        }
+        Node::in_folder(folder, "").await
+    }
+
+    async fn in_folder(folder: TempDir, settings: &str) -> Option<Node> {
         let (Some(containerd), Some(ctr)) = (binary("containerd"), binary("ctr")) else {
             eprintln!("skipped: no containerd");
             return None;
@@ -56,7 +72,6 @@ impl Node {
             eprintln!("skipped: not root");
             return None;
         }
-        let folder = tempfile::tempdir().expect("folder");
         let daemon = start_daemon(&containerd, folder.path()).await;
         let config = configuration(folder.path(), settings);
         let client =
@@ -84,19 +99,30 @@ impl Node {
         self.folder.path()
     }
 
-    /// A folder for the configuration of the registry `domain`, with its hosts.toml.
-    pub(crate) fn configure_registry(&self, domain: &str, hosts: &str) {
-        let folder = self.path().join("certs.d").join(domain.replace(':', "_") + "_");
+    /// A folder for the configuration of the registry `domain`.
+    pub(crate) fn registry_folder(&self, domain: &str) -> PathBuf {
+        let name = if domain.contains(':') { domain.replace(':', "_") + "_" } else { domain.to_owned() };
+        let folder = self.path().join("certs.d").join(name);
         std::fs::create_dir_all(&folder).expect("folder");
-        std::fs::write(folder.join("hosts.toml"), hosts).expect("file");
+        folder
+    }
+
+    /// The hosts.toml of the registry `domain`.
+    pub(crate) fn configure_registry(&self, domain: &str, hosts: &str) {
+        std::fs::write(self.registry_folder(domain).join("hosts.toml"), hosts).expect("file");
     }
 
     pub(crate) async fn pull(&self, reference: &str) -> Result<String> {
-        self.pull_for(reference, "overlayfs").await
+        self.pull_as(reference, None, "overlayfs").await
     }
 
     pub(crate) async fn pull_for(&self, reference: &str, snapshotter: &str) -> Result<String> {
         self.pull_as(reference, None, snapshotter).await
+    }
+
+    /// Pulls with the kubelet's credentials.
+    pub(crate) async fn pull_with(&self, reference: &str, auth: cri::AuthConfig) -> Result<String> {
+        self.pull_as(reference, Some(auth), "overlayfs").await
     }
 
     pub(crate) async fn pull_as(
@@ -158,7 +184,8 @@ impl Node {
     pub(crate) async fn must_have_no_leftovers(&self) {
         let end = tokio::time::Instant::now() + LIMIT;
         loop {
-            let leases = self.ctr_list(&["leases", "ls", "-q"]);
+            let leases = self.containerd.list_leases().await.expect("leases");
+            let leases: Vec<String> = leases.into_iter().map(|lease| lease.id).collect();
             let ingests = self.ctr(&["content", "active"]);
             let ingests: Vec<&str> = ingests.lines().skip(1).collect();
             let mut temporary = self.snapshots().await;
@@ -173,6 +200,29 @@ impl Node {
             tokio::task::yield_now().await;
         }
     }
+
+    /// After pulls that failed: no image, no content, no snapshot, no leftover.
+    pub(crate) async fn must_have_no_image(&self) {
+        assert!(self.images.list().is_empty());
+        assert!(self.containerd.list_images().await.expect("images").is_empty());
+        self.must_have_no_leftovers().await;
+        self.collect_garbage().await;
+        assert_eq!(self.stored("ingest"), BTreeSet::new());
+        assert_eq!(self.stored("blobs/sha256"), BTreeSet::new());
+        assert!(self.snapshots().await.is_empty());
+    }
+
+    /// The digests of all content, whatever its namespace.
+    pub(crate) fn content(&self) -> BTreeSet<String> {
+        self.stored("blobs/sha256").into_iter().map(|hex| format!("sha256:{hex}")).collect()
+    }
+
+    /// What is in a folder of the content store.
+    fn stored(&self, folder: &str) -> BTreeSet<String> {
+        let folder = self.path().join("root/io.containerd.content.v1.content").join(folder);
+        let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
+        entries.map(|entry| entry.file_name().to_string_lossy().into_owned()).collect()
+    }
 }
 
 impl Drop for Node {
@@ -182,12 +232,7 @@ impl Drop for Node {
         let _ = rustix::process::kill_process(pid, rustix::process::Signal::TERM);
         let _ = self.daemon.wait();
         // A daemon that was stopped while it unpacked leaves its mounts.
-        let mounts = std::fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
-        let mut places: Vec<&str> = mounts.lines().filter_map(|line| line.split(' ').nth(4)).collect();
-        places.retain(|place| Path::new(place).starts_with(self.folder.path()));
-        for place in places.iter().rev() {
-            let _ = unmount_all(Path::new(place));
-        }
+        let _ = unmount_below(self.folder.path());
     }
 }
 

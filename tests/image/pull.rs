@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 
 use crate::fixture::{self, PLATFORM, Packing};
 use crate::node::Node;
+use crate::proxy::Proxy;
 use crate::registry::Registry;
-use crate::server::Gate;
 
 #[tokio::test]
 async fn a_pulled_tag_has_three_names_and_is_found_by_all() {
@@ -179,7 +179,7 @@ async fn callers_of_one_reference_share_a_pull_and_it_outlives_the_first() {
     let image = fixture::unique();
     registry.push("a", "1", &image);
     let layer = image.layers[0].digest();
-    let gate = Gate::start(&registry.address, &format!("blobs/{layer}"), 100).await;
+    let gate = Proxy::that_stops(&registry.address, &format!("blobs/{layer}"), 100).await;
     let name = format!("{}/a:1", gate.address);
     let mut second = Box::pin(node.pull(&name));
     {
@@ -187,7 +187,7 @@ async fn callers_of_one_reference_share_a_pull_and_it_outlives_the_first() {
         tokio::select! {
             _ = &mut first => panic!("the gate is closed"),
             _ = &mut second => panic!("the gate is closed"),
-            () = gate.reached.notified() => {}
+            () = gate.reached() => {}
         }
     }
     gate.open();
@@ -204,10 +204,10 @@ async fn two_images_with_a_layer_in_common_fetch_it_once() {
     for tag in ["1", "2"] {
         registry.push("a", tag, &fixture::image(vec![base.clone(), fixture::file("tag", tag)]));
     }
-    let gate = Gate::start(&registry.address, &format!("blobs/{layer}"), 100).await;
+    let gate = Proxy::that_stops(&registry.address, &format!("blobs/{layer}"), 100).await;
     let (first, second) = (format!("{}/a:1", gate.address), format!("{}/a:2", gate.address));
     let (first, second, ()) = tokio::join!(node.pull(&first), node.pull(&second), async {
-        gate.reached.notified().await;
+        gate.reached().await;
         gate.open();
     });
     assert_ne!(first.expect("pulled"), second.expect("pulled"));
@@ -221,7 +221,7 @@ async fn a_mirror_is_asked_first_and_told_whom_it_stands_for() {
     let (Some(node), Some(registry)) = (Node::start().await, Registry::start()) else { return };
     let image = fixture::unique();
     registry.push("a", "1", &image);
-    let gate = Gate::start(&registry.address, "nothing stops", 0).await;
+    let gate = Proxy::start(&registry.address).await;
     // Nobody answers at the first mirror; the upstream is not asked at all.
     let hosts = format!(
         "server = \"https://upstream.invalid\"\n[host.\"http://127.0.0.1:1\"]\n[host.\"http://{}\"]\n",
@@ -240,7 +240,7 @@ async fn a_mirror_that_only_has_content_is_not_asked_what_a_tag_means() {
     let (Some(node), Some(registry)) = (Node::start().await, Registry::start()) else { return };
     let image = fixture::unique();
     registry.push("a", "1", &image);
-    let gate = Gate::start(&registry.address, "nothing stops", 0).await;
+    let gate = Proxy::start(&registry.address).await;
     let hosts = format!(
         "server = \"http://{}\"\n[host.\"http://{}\"]\ncapabilities = [\"pull\"]\n",
         registry.address, gate.address

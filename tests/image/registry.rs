@@ -6,20 +6,9 @@ use std::process::{Child, Command, Stdio};
 
 use tempfile::TempDir;
 
+use crate::certificate::Pair;
 use crate::fixture::{Blob, Image};
-
-/// The one who may pull from a registry that asks.
-pub(crate) const USER: &str = "ann";
-pub(crate) const PASSWORD: &str = "hunter2-hunter2";
-/// The password as htpasswd stores it.
-const PASSWORD_HASH: &str = "$2y$05$abcdefghijklmnopqrstuuM6LdIRFtSO2kPdsnQR8QqPt6tFqthsy";
-
-/// Whom a registry serves.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Access {
-    Everybody,
-    User,
-}
+use crate::tokens::{ISSUER, SERVICE, Tokens};
 
 pub(crate) struct Registry {
     /// `127.0.0.1:port`
@@ -28,40 +17,84 @@ pub(crate) struct Registry {
     folder: TempDir,
 }
 
+/// A user whom a registry with [`Access::Password`] knows.
+pub(crate) const USER: &str = "ada";
+pub(crate) const PASSWORD: &str = "correct-horse-battery";
+/// The line of that user, with the password under bcrypt.
+const HTPASSWD: &str = "ada:$2y$04$abcdefghijklmnopqrstuupOWRSKKNe562z1DsLEArFuJDHVyRIMa\n";
+
+/// How a registry is set up.
+#[derive(Default)]
+pub(crate) struct Settings {
+    /// It speaks TLS, with this certificate.
+    pub(crate) tls: Option<Pair>,
+    /// Clients must have a certificate of this authority.
+    pub(crate) clients: Option<PathBuf>,
+    pub(crate) access: Access,
+}
+
+/// Whom a registry serves.
+#[derive(Default)]
+pub(crate) enum Access {
+    #[default]
+    Everyone,
+    /// [`USER`] with [`PASSWORD`], by basic authentication.
+    Password,
+    /// Who has a token of the server at `realm`, signed by one of the `bundle`.
+    Token { realm: String, bundle: PathBuf },
+}
+
+impl Access {
+    /// Who has a token of `tokens`.
+    pub(crate) fn of(tokens: &Tokens) -> Access {
+        Access::Token { realm: tokens.realm(), bundle: tokens.bundle() }
+    }
+}
+
+impl Settings {
+    /// The configuration of a registry that has `folder`.
+    fn configuration(&self, folder: &Path) -> String {
+        let root = folder.display();
+        let mut text = format!(
+            "version: 0.1\nstorage:\n  filesystem:\n    rootdirectory: {root}/data\n\
+             http:\n  addr: 127.0.0.1:0\n  secret: x\n"
+        );
+        if let Some(Pair { certificate, key }) = &self.tls {
+            let (certificate, key) = (certificate.display(), key.display());
+            text.push_str(&format!("  tls:\n    certificate: {certificate}\n    key: {key}\n"));
+        }
+        if let Some(clients) = &self.clients {
+            text.push_str(&format!("    clientcas:\n      - {}\n", clients.display()));
+        }
+        match &self.access {
+            Access::Everyone => {}
+            Access::Password => {
+                std::fs::write(folder.join("htpasswd"), HTPASSWD).expect("file");
+                text.push_str(&format!(
+                    "auth:\n  htpasswd:\n    realm: a realm\n    path: {root}/htpasswd\n"
+                ));
+            }
+            Access::Token { realm, bundle } => text.push_str(&format!(
+                "auth:\n  token:\n    realm: {realm}\n    service: {SERVICE}\n    issuer: {ISSUER}\n    \
+                 rootcertbundle: {}\n",
+                bundle.display()
+            )),
+        }
+        text
+    }
+}
+
 impl Registry {
     /// Starts one; none, after saying so, where it is not installed.
     pub(crate) fn start() -> Option<Registry> {
-        Registry::run(None, Access::Everybody)
+        Registry::with(&Settings::default())
     }
 
-    /// Starts one that serves [`USER`] alone.
-    pub(crate) fn with_login() -> Option<Registry> {
-        Registry::run(None, Access::User)
-    }
-
-    /// Starts one that speaks TLS, with a file of its certificate and one of its key.
-    pub(crate) fn with(tls: Option<(&Path, &Path)>) -> Option<Registry> {
-        Registry::run(tls, Access::Everybody)
-    }
-
-    fn run(tls: Option<(&Path, &Path)>, access: Access) -> Option<Registry> {
+    /// Starts one that is set up in some way.
+    pub(crate) fn with(settings: &Settings) -> Option<Registry> {
         let folder = tempfile::tempdir().expect("folder");
         let file = folder.path().join("config.yml");
-        let root = folder.path().display();
-        let tls = tls.map(|(certificate, key)| {
-            format!("  tls:\n    certificate: {}\n    key: {}\n", certificate.display(), key.display())
-        });
-        let tls = tls.unwrap_or_default();
-        let login = match access {
-            Access::Everybody => String::new(),
-            Access::User => {
-                write(&folder.path().join("htpasswd"), format!("{USER}:{PASSWORD_HASH}\n").as_bytes());
-                format!("auth:\n  htpasswd:\n    realm: test\n    path: {root}/htpasswd\n")
-            }
-        };
-        let config = format!(
-            "version: 0.1\nstorage:\n  filesystem:\n    rootdirectory: {root}/data\nhttp:\n  addr: 127.0.0.1:0\n  secret: x\n{tls}{login}"
-        );
+        let config = settings.configuration(folder.path());
         std::fs::write(&file, config).expect("file");
         let started = Command::new("docker-registry")
             .arg("serve")

@@ -14,8 +14,8 @@ use tokio_util::task::TaskTracker;
 
 use crate::fixture::{self, PLATFORM};
 use crate::node::{LIMIT, Node};
-use crate::registry::{PASSWORD, Registry, USER};
-use crate::server::Gate;
+use crate::proxy::Proxy;
+use crate::registry::{Access, PASSWORD, Registry, Settings, USER};
 
 const TRANSFER: &str = "puller = \"transfer\"";
 
@@ -125,7 +125,12 @@ async fn an_image_is_the_same_as_by_our_own_pull() {
 
 #[tokio::test]
 async fn credentials_are_given_to_the_host_that_asks_and_shown_nowhere() {
-    let (Some(node), Some(registry)) = (start(TRANSFER).await, Registry::with_login()) else { return };
+    let (Some(node), Some(registry)) = (
+        start(TRANSFER).await,
+        Registry::with(&Settings { access: Access::Password, ..Settings::default() }),
+    ) else {
+        return;
+    };
     let image = fixture::unique();
     registry.push("a", "1", &image);
     let name = registry.name("a:1");
@@ -163,7 +168,7 @@ async fn a_mirror_of_hosts_toml_is_asked() {
     let (Some(node), Some(registry)) = (start(TRANSFER).await, Registry::start()) else { return };
     let image = fixture::unique();
     registry.push("a", "1", &image);
-    let gate = Gate::start(&registry.address, "nothing stops", 0).await;
+    let gate = Proxy::start(&registry.address).await;
     let hosts = format!(
         "server = \"https://upstream.invalid\"\n[host.\"http://127.0.0.1:1\"]\n[host.\"http://{}\"]\n",
         gate.address
@@ -227,12 +232,12 @@ async fn what_is_not_what_its_digest_says_leaves_nothing() {
 
 /// A node whose registry `registry.example:5000` is a gate that stops in the second layer of
 /// the image `registry.example:5000/a:1`. containerd writes a megabyte at a time.
-async fn stopped(settings: &str) -> Option<(Node, Registry, Gate, fixture::Image)> {
+async fn stopped(settings: &str) -> Option<(Node, Registry, Proxy, fixture::Image)> {
     let (node, registry) = (start(settings).await?, Registry::start()?);
     let image = fixture::image(vec![fixture::random(100_000), fixture::random(3_000_000)]);
     registry.push("a", "1", &image);
     let second = format!("blobs/{}", image.layers[1].digest());
-    let gate = Gate::start(&registry.address, &second, 2_000_000).await;
+    let gate = Proxy::that_stops(&registry.address, &second, 2_000_000).await;
     node.configure_registry("registry.example:5000", &format!("server = \"http://{}\"", gate.address));
     Some((node, registry, gate, image))
 }
@@ -244,7 +249,7 @@ async fn a_pull_that_nobody_waits_for_is_aborted_and_leaves_nothing() {
         let mut pull = Box::pin(node.pull("registry.example:5000/a:1"));
         tokio::select! {
             ended = &mut pull => panic!("the gate is closed: {ended:?}"),
-            () = gate.reached.notified() => {}
+            () = gate.reached() => {}
         }
     }
     node.must_have_no_leftovers().await;
@@ -278,7 +283,7 @@ async fn a_pull_that_is_aborted_does_not_take_what_another_needs() {
         tokio::select! {
             ended = &mut first => panic!("the gate is closed: {ended:?}"),
             ended = &mut second => panic!("the gate is closed: {ended:?}"),
-            () = gate.reached.notified() => {}
+            () = gate.reached() => {}
         }
         // Both wait for the same layer now, or the second will.
         tokio::select! {
@@ -342,7 +347,7 @@ async fn without_verifiers_we_pull_ourselves() {
     let (Some(node), Some(registry)) = (Node::start().await, Registry::start()) else { return };
     let image = fixture::unique();
     registry.push("a", "1", &image);
-    let gate = Gate::start(&registry.address, "nothing stops", 0).await;
+    let gate = Proxy::start(&registry.address).await;
     node.configure_registry("registry.example:5000", &format!("server = \"http://{}\"", gate.address));
     assert_eq!(node.pull("registry.example:5000/a:1").await, Ok(image.id()));
     assert!(!node.log().contains("registry.example"), "containerd knows nothing of it");
@@ -433,7 +438,7 @@ async fn a_transfer_that_is_dropped_says_when_containerd_is_through() {
     let readers = TaskTracker::new();
     tokio::select! {
         ended = node.containerd.transfer_image(request, sender, &readers) => panic!("the gate is closed: {ended:?}"),
-        () = gate.reached.notified() => {}
+        () = gate.reached() => {}
     }
     assert_eq!(readers.len(), 1);
     readers.close();

@@ -80,7 +80,7 @@ impl Images {
             Ok(())
         };
         let result: Result<()> = result.await;
-        work.end().await;
+        work.end(&result).await;
         result.context(|| format!("import {PAUSE_REFERENCE}"))?;
         info!(id = built.config.0.digest, "imported the built-in pause image");
         // That of an earlier build has lost its name to this one: nobody will ask for it.

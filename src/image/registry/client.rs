@@ -184,10 +184,11 @@ impl Client {
         if ask.offset > 0 {
             headers.insert(RANGE, HeaderValue::try_from(format!("bytes={}-", ask.offset)).expect("digits"));
         }
+        // Where a manifest is elsewhere, that place chooses its form by this one, too.
+        if !ask.accept.is_empty() {
+            headers.insert(ACCEPT, HeaderValue::from_static(ask.accept));
+        }
         if !is_elsewhere {
-            if !ask.accept.is_empty() {
-                headers.insert(ACCEPT, HeaderValue::from_static(ask.accept));
-            }
             if let Some(authorization) = ask.authorization {
                 headers.insert(AUTHORIZATION, authorization.clone());
             }
@@ -237,6 +238,8 @@ fn resolve(base: &Uri, location: &str) -> Option<Uri> {
         format!("{scheme}://{rest}")
     } else if location.starts_with('/') {
         format!("{scheme}://{}{location}", base.authority()?)
+    } else if location.starts_with('?') {
+        format!("{scheme}://{}{}{location}", base.authority()?, base.path())
     } else {
         let folder = &base.path()[..=base.path().rfind('/')?];
         format!("{scheme}://{}{folder}{location}", base.authority()?)
@@ -303,6 +306,7 @@ mod tests {
             ("//cdn.example/x", Some("https://cdn.example/x")),
             ("/other", Some("https://r.io:5000/other")),
             ("y", Some("https://r.io:5000/v2/a/blobs/y")),
+            ("?z", Some("https://r.io:5000/v2/a/blobs/x?z")),
             ("https://user:password@cdn.example/x", None),
             ("file:///etc/passwd", None),
             ("ftp://x/y", None),

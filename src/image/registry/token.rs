@@ -53,7 +53,7 @@ struct Answer {
     #[serde(default)]
     access_token: String,
     #[serde(default)]
-    expires_in: u64,
+    expires_in: i64,
 }
 
 impl TokenRequest<'_> {
@@ -81,7 +81,10 @@ impl TokenRequest<'_> {
         let mut header = HeaderValue::try_from(format!("Bearer {text}"))
             .map_err(|_| told(Cause::Failed("gives a token that cannot be sent".into())))?;
         header.set_sensitive(true);
-        let life_s = if answer.expires_in == 0 { LIFE_DEFAULT_S } else { answer.expires_in.min(LIFE_MAX_S) };
+        let life_s = match u64::try_from(answer.expires_in) {
+            Ok(0) | Err(_) => LIFE_DEFAULT_S,
+            Ok(seconds) => seconds.min(LIFE_MAX_S),
+        };
         Ok(Token { header, expires: Instant::now() + Duration::from_secs(life_s) })
     }
 

@@ -31,6 +31,8 @@ pub(super) async fn refusal(response: Response<Incoming>) -> Cause {
     let text = format!("answered {status}{}{words}", if words.is_empty() { "" } else { ": " });
     match status.as_u16() {
         403 => Cause::Unauthorized(text),
+        // What is there of the content has no such rest: it is to be fetched whole.
+        416 => Cause::Corrupt(text),
         408 | 429 | 500 => Cause::Busy(text, wait),
         502..=504 => Cause::Down(text, wait),
         _ => Cause::Failed(text),

@@ -772,7 +772,7 @@ async fn packings() {
     for (index, (media_type, pack, is_good)) in cases.into_iter().enumerate() {
         let mut data = Archive::of([file("a", vec![b'x'; 300_000]), folder("d")]).end();
         data.extend_from_slice(index.to_string().as_bytes());
-        let blob = Blob { media_type: media_type.clone(), data: pack(&data) };
+        let blob = Blob { media_type: media_type.clone(), data: pack(&data), urls: Vec::new() };
         let outcomes = pair.unpack_blobs(vec![(blob, digest(&data))], "overlayfs").await;
         let name = format!("{index} {media_type}");
         outcomes.must_be_equal(&name);

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{LazyLock, Mutex};
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use longshore::config::Unpacking;
+use longshore::config::{Puller, Unpacking};
 use longshore::containerd::Containerd;
 use longshore::image::{Images, Pull};
 use longshore::proto::cri;
@@ -91,6 +91,8 @@ impl Pair {
         let peer = node.client_of("peer");
         let mut config = node.config.clone();
         config.unpacking = Unpacking::Containerd;
+        // Nobody connects the peer's client, which then knows nothing of containerd's own puller.
+        config.puller = Puller::Client;
         let theirs = Images::new(peer.clone(), &config);
         Some(Pair { theirs, peer, start: i64::try_from(start).expect("small"), count: 0, node, registry })
     }
@@ -105,7 +107,7 @@ impl Pair {
                 data.extend_from_slice(format!("{} {snapshotter}", self.count).as_bytes());
             }
             let diff_id = digest(&data);
-            (Blob { media_type: PLAIN.into(), data }, diff_id)
+            (Blob { media_type: PLAIN.into(), data, urls: Vec::new() }, diff_id)
         });
         let blobs: Vec<_> = blobs.collect();
         self.unpack_blobs(blobs, snapshotter).await
