@@ -10,6 +10,7 @@
 //! that either server unpacked are compared, too.
 //!
 //! `cargo bench --bench pull [-- one|ten]`; `ROUNDS=5` for more rounds than the usual 3,
+//! `PULLER=transfer` for longshore with another `image.puller` than auto,
 //! `MEGABYTES=100` for less than the usual 1000 of each case. Making the layers takes longer
 //! than a pull; `LAYERS=FOLDER` keeps them there for further runs (until what they are made
 //! of changes: then the folder is to be emptied).
@@ -94,7 +95,8 @@ async fn main() -> anyhow::Result<()> {
     let bytes = number("MEGABYTES").unwrap_or(1000) * 1_000_000;
     let asked = std::env::args().skip(1).find(|argument| !argument.starts_with("--"));
     let node = Node::with(Server::BuiltIn).cni(harness::cni::usual()).start().await;
-    let beside = Beside::start(&node).await;
+    let puller = std::env::var("PULLER").unwrap_or_else(|_| "auto".into());
+    let beside = Beside::with(&node, &format!("[image]\npuller = \"{puller}\"\n")).await;
     let sides = [Side::new("longshore", beside.cri())?, Side::new("built-in", node.cri())?];
     let bench = Bench { node, beside, sides, rounds: number("ROUNDS").unwrap_or(3).max(1) };
     bench.print_setting();

@@ -14,6 +14,7 @@ mod failures;
 mod faults;
 mod fixture;
 mod http;
+mod imported;
 mod local;
 mod mirrors;
 mod node;

@@ -63,7 +63,8 @@ impl Node {
         Node::in_folder(folder, "").await
     }
 
-    async fn in_folder(folder: TempDir, settings: &str) -> Option<Node> {
+    /// Starts one in a folder in which files of its configuration may lie already.
+    pub(crate) async fn in_folder(folder: TempDir, settings: &str) -> Option<Node> {
         let (Some(containerd), Some(ctr)) = (binary("containerd"), binary("ctr")) else {
             eprintln!("skipped: no containerd");
             return None;

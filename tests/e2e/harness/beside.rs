@@ -21,13 +21,18 @@ impl Beside {
     /// Starts one beside `node`'s server, with a network as [`cni::usual`], and waits until
     /// pods can be run.
     pub(crate) async fn start(node: &Node) -> Beside {
+        Beside::with(node, "").await
+    }
+
+    /// Starts one with further lines of configuration.
+    pub(crate) async fn with(node: &Node, lines: &str) -> Beside {
         let place = Arc::new(Place::new());
         cni::prepare(&place, Some(&cni::usual()), &[]);
         let hosts = place.path("certs").join(REGISTRY);
         std::fs::create_dir_all(&hosts).expect("a folder");
         std::fs::write(hosts.join("hosts.toml"), node.registry().hosts()).expect("a file");
-        let settings =
-            ["[containerd]\nnamespace = \"longshore-beside\"\n[log]\nlevel = \"info\"\n".to_owned()];
+        let own = "[containerd]\nnamespace = \"longshore-beside\"\n[log]\nlevel = \"info\"\n";
+        let settings = [own.to_owned(), lines.to_owned()];
         let path = search_path(node.containerd().binary());
         let longshore = Longshore::new(&place, &node.containerd().socket(), path, &settings);
         let beside = Beside { longshore, _place: place };

@@ -18,6 +18,8 @@ use super::PAUSE;
 
 /// How long a child may take to end by itself when it is dropped.
 const END_LIMIT: Duration = Duration::from_secs(5);
+/// How long SIGKILL may take: a thread that waits for a busy disk ends when that answers.
+const KILL_LIMIT: Duration = Duration::from_secs(60);
 
 /// A running child with its log.
 pub(crate) struct Process {
@@ -79,7 +81,7 @@ impl Process {
     /// Ends it with SIGKILL.
     pub(crate) async fn kill(mut self) {
         self.signal(Signal::KILL);
-        assert!(self.wait(END_LIMIT).await.is_some(), "{} survives SIGKILL", self.name);
+        assert!(self.wait(KILL_LIMIT).await.is_some(), "{} survives SIGKILL", self.name);
     }
 
     /// Ends it with SIGTERM, which must do within `limit`.
