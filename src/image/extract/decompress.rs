@@ -184,7 +184,7 @@ type Input<R> = BufReader<io::Chain<io::Cursor<Vec<u8>>, R>>;
 
 enum Decoder<R: Read> {
     Plain(Input<R>),
-    Gzip(MultiGzDecoder<Input<R>>),
+    Gzip(Box<MultiGzDecoder<Input<R>>>),
     Zstd(zstd::stream::read::Decoder<'static, Input<R>>),
 }
 
@@ -198,7 +198,7 @@ impl<R: Read> Decoder<R> {
         let is_zstd = is_zstd(&magic);
         let input = BufReader::with_capacity(INPUT_BYTES, io::Cursor::new(magic).chain(input));
         if is_gzip {
-            return Ok(Decoder::Gzip(MultiGzDecoder::new(input)));
+            return Ok(Decoder::Gzip(Box::new(MultiGzDecoder::new(input))));
         }
         if is_zstd {
             let mut decoder =

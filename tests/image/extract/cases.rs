@@ -751,7 +751,8 @@ async fn packings() {
     let zstds = |bytes: &[u8]| {
         bytes.chunks(70_001).flat_map(|part| [skipped.to_vec(), zstd(part)].concat()).collect()
     };
-    let cases: [(String, &dyn Fn(&[u8]) -> Vec<u8>, bool); 15] = [
+    type Change<'a> = &'a dyn Fn(&[u8]) -> Vec<u8>;
+    let cases: [(String, Change<'_>, bool); 15] = [
         (oci.to_owned(), &plain, true),
         (foreign.to_owned(), &plain, true),
         (docker.to_owned(), &plain, true),

@@ -62,8 +62,11 @@ impl Records {
     }
 }
 
-/// The first record of `data`: key, value, and what follows.
-fn first(data: &[u8]) -> Result<(&[u8], &[u8], &[u8]), Invalid> {
+/// A record of an extended header: key, value, and what follows it.
+type Record<'a> = (&'a [u8], &'a [u8], &'a [u8]);
+
+/// The first record of `data`.
+fn first(data: &[u8]) -> Result<Record<'_>, Invalid> {
     let wrong = || invalid("an extended header has a record that is none");
     let space = memchr::memchr(b' ', data).ok_or_else(wrong)?;
     let length = usize::try_from(integer(&data[..space])?).map_err(|_| wrong())?;
