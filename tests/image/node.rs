@@ -280,7 +280,15 @@ bin_dir = "{root}/verifiers"
         .expect("containerd starts");
     let message = tokio::task::spawn_blocking(move || {
         let mut message = [0; 256];
-        notified.recv(&mut message).map(|length| String::from_utf8_lossy(&message[..length]).into_owned())
+        loop {
+            match notified.recv(&mut message) {
+                // A child of another test ended.
+                Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
+                received => {
+                    break received.map(|length| String::from_utf8_lossy(&message[..length]).into_owned());
+                }
+            }
+        }
     });
     let message = message.await.expect("no panic").unwrap_or_else(|error| {
         let log = std::fs::read_to_string(folder.join("containerd.log")).unwrap_or_default();
