@@ -263,6 +263,7 @@ mod tests {
             config: described(document::OCI_CONFIG, "d"),
             layers: vec![described(document::OCI_LAYER, "e"), described(document::OCI_LAYER, "f")],
             elsewhere: HashMap::new(),
+            annotations: Default::default(),
         });
         let labels = |document| {
             let mut all: Vec<_> = child_labels(document).into_iter().collect();

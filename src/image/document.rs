@@ -7,7 +7,7 @@
 //! two clients could then see two different images in it. Docker's schema 1 is refused
 //! by name (IMG-28).
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 
 use http::Uri;
 use serde::de::IgnoredAny;
@@ -23,6 +23,8 @@ use crate::spec::ImageConfig;
 pub(super) const MANIFEST_BYTES_MAX: usize = 4 << 20;
 /// The largest config.
 pub(super) const CONFIG_BYTES_MAX: usize = 8 << 20;
+/// The most bytes of annotations that are kept of an image: they are in every list.
+const ANNOTATIONS_BYTES_MAX: usize = 16 << 10;
 /// The most manifests of an index that are looked at.
 const MANIFESTS_MAX: usize = 2000;
 /// The most places of one layer besides the registry.
@@ -62,6 +64,9 @@ pub(super) struct Manifest {
     pub(super) layers: Vec<Descriptor>,
     /// Where layers lie besides the registry, by digest.
     pub(super) elsewhere: HashMap<String, Vec<Uri>>,
+    /// What its makers say of it; nothing if that is longer than
+    /// [`ANNOTATIONS_BYTES_MAX`].
+    pub(super) annotations: BTreeMap<String, String>,
 }
 
 /// Index or manifest, as far as a media type tells.
@@ -120,6 +125,8 @@ struct RawDocument {
     layers: Option<Vec<RawDescriptor>>,
     manifests: Option<Vec<RawDescriptor>>,
     fs_layers: Option<IgnoredAny>,
+    #[serde(default, deserialize_with = "null")]
+    annotations: BTreeMap<String, String>,
 }
 
 #[derive(Deserialize)]
@@ -190,12 +197,19 @@ pub(super) fn parse(descriptor: &Descriptor, data: &[u8]) -> Result<(Shape, Docu
                     config: config.descriptor,
                     layers: layers.into_iter().map(|layer| layer.descriptor).collect(),
                     elsewhere,
+                    annotations: bounded(raw.annotations),
                 })
             }
         };
         Ok((shape, document))
     };
     read().context(|| format!("read the manifest {}", descriptor.digest))
+}
+
+/// Annotations, as far as they are kept.
+fn bounded(annotations: BTreeMap<String, String>) -> BTreeMap<String, String> {
+    let bytes: usize = annotations.iter().map(|(key, value)| key.len() + value.len()).sum();
+    if bytes <= ANNOTATIONS_BYTES_MAX { annotations } else { BTreeMap::new() }
 }
 
 fn shape(descriptor: &Descriptor, raw: &RawDocument) -> Result<Shape> {
@@ -350,6 +364,21 @@ mod tests {
         let (_, document) = parse(&described(OCI_MANIFEST), manifest.as_bytes()).expect("valid");
         let Document::Manifest(manifest) = document else { panic!("a manifest") };
         assert_eq!(manifest.elsewhere[DIGEST], ["https://cdn.example/a?b=c"]);
+    }
+
+    #[test]
+    fn annotations_are_kept_within_bounds() {
+        let kept = |text: &str| {
+            let config = child(OCI_CONFIG);
+            let manifest = format!(r#"{{"config":{config},"layers":[],"annotations":{text}}}"#);
+            match parse(&described(OCI_MANIFEST), manifest.as_bytes()).expect("valid").1 {
+                Document::Manifest(manifest) => manifest.annotations,
+                Document::Index(_) => panic!("a manifest"),
+            }
+        };
+        assert_eq!(kept(r#"{"a":"b"}"#), BTreeMap::from([("a".to_owned(), "b".to_owned())]));
+        assert!(kept("null").is_empty());
+        assert!(kept(&format!(r#"{{"a":"{}"}}"#, "x".repeat(ANNOTATIONS_BYTES_MAX))).is_empty());
     }
 
     #[test]

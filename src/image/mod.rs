@@ -36,7 +36,7 @@ mod unpack;
 mod users;
 mod work;
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -75,6 +75,8 @@ pub struct Image {
     pub chain_id: String,
     /// Bytes of its blobs as they came from the registry.
     pub size: u64,
+    /// What its makers say of it: the annotations of its manifest.
+    pub annotations: BTreeMap<String, String>,
     /// How its containers start, where the pod does not say.
     pub config: ImageConfig,
     /// Whether the kubelet must not collect it.
@@ -186,6 +188,7 @@ impl Image {
             chain_id: tree.chain_id().to_owned(),
             id: tree.config.digest,
             size: tree.size,
+            annotations: tree.annotations,
             config: tree.parsed.config,
             target,
             ..Image::default()

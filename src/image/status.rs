@@ -52,7 +52,11 @@ impl Image {
             size: self.size,
             username: if uid.is_some() { String::new() } else { user.to_owned() },
             uid: uid.map(|value| cri::Int64Value { value }),
-            spec: Some(cri::ImageSpec { image: self.id.clone(), ..Default::default() }),
+            spec: Some(cri::ImageSpec {
+                image: self.id.clone(),
+                annotations: self.annotations.clone(),
+                ..Default::default()
+            }),
             pinned: self.pinned,
         }
     }

@@ -36,6 +36,7 @@ struct Name {
     is_pinned: bool,
     target: Descriptor,
     size: u64,
+    annotations: BTreeMap<String, String>,
 }
 
 impl Table {
@@ -51,7 +52,8 @@ impl Table {
             .images
             .entry(id)
             .or_insert_with(|| Entry { image: Arc::new(image.clone()), names: BTreeMap::new() });
-        let own = Name { is_pinned, target: image.target, size: image.size };
+        let Image { target, size, annotations, .. } = image;
+        let own = Name { is_pinned, target, size, annotations };
         entry.names.insert(name.to_owned(), own);
         entry.publish();
         entry.image.clone()
@@ -122,6 +124,7 @@ impl Entry {
         image.pinned = self.names.values().any(|name| name.is_pinned);
         if let Some(name) = self.names.values().next() {
             (image.target, image.size) = (name.target.clone(), name.size);
+            image.annotations.clone_from(&name.annotations);
         }
         self.image = Arc::new(image);
     }

@@ -5,7 +5,7 @@
 //! config. The same walk serves a pull, which fetches what the store lacks and keeps it
 //! under the pull's lease, and everything later, which only reads the store.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 
 use http::Uri;
 
@@ -37,6 +37,8 @@ pub(super) struct Tree {
     pub(super) layers: Vec<Descriptor>,
     /// Where layers lie besides the registry, by digest.
     pub(super) elsewhere: HashMap<String, Vec<Uri>>,
+    /// What the manifest's makers say of it.
+    pub(super) annotations: BTreeMap<String, String>,
     /// The names of the layers' snapshots.
     pub(super) chain_ids: Vec<String>,
     /// The digests of the layers as plain tar.
@@ -140,6 +142,7 @@ fn tree(manifest: Descriptor, parts: Manifest, config: Config, above: u64) -> Re
         config: parts.config,
         layers: parts.layers,
         elsewhere: parts.elsewhere,
+        annotations: parts.annotations,
         chain_ids: chain_ids(&diff_ids),
         diff_ids,
         parsed: config,

@@ -32,6 +32,11 @@ async fn a_pulled_tag_has_three_names_and_is_found_by_all() {
         image.layers.iter().chain([&image.manifest, &image.config]).map(|blob| blob.data.len()).sum();
     assert_eq!((shown.repo_tags, shown.repo_digests), (vec![name], vec![by_digest]));
     assert_eq!((shown.size, shown.uid.map(|uid| uid.value)), (bytes as u64, Some(1000)));
+    let spec = shown.spec.expect("told");
+    assert_eq!(
+        (spec.image, spec.annotations["org.opencontainers.image.vendor"].as_str()),
+        (id.clone(), "a test")
+    );
     let info = node.images.verbose_info(&node.images.find(&id).expect("listed")).await.expect("readable");
     assert!(info.contains(&format!("\"chainID\":\"{}\"", node.images.find(&id).expect("listed").chain_id)));
     assert!(info.contains("\"Cmd\":[\"/bin/sh\"]"), "{info}");

@@ -108,6 +108,7 @@ impl BuiltIn {
             config: self.config.0.clone(),
             layers: vec![self.layer.0.clone()],
             elsewhere: HashMap::new(),
+            annotations: Default::default(),
         };
         let manifest = content::child_labels(&Document::Manifest(manifest));
         [(&self.layer, layer), (&self.config, HashMap::new()), (&self.manifest, manifest)]

@@ -69,12 +69,16 @@ pub(super) fn parse(text: &str, domain: &str, folder: &Path) -> Result<Vec<Endpo
         endpoints.push(settings.context(|| format!("host.{url:?}"))?);
     }
     let settings = Settings::read(root, folder)?;
-    endpoints.push(if server.is_empty() {
+    let upstream = if server.is_empty() {
         let Settings { resolves, pulls, headers, trust, .. } = settings;
         Endpoint { resolves, pulls, headers, ..Endpoint::upstream(domain, trust) }
     } else {
         settings.endpoint(&server).context(|| "server")?
-    });
+    };
+    // Often the upstream is named as its own mirror: it need not be asked twice.
+    if !endpoints.contains(&upstream) {
+        endpoints.push(upstream);
+    }
     Ok(endpoints)
 }
 
@@ -300,6 +304,8 @@ mod tests {
         );
         assert!(!endpoints[1].resolves && endpoints[1].pulls && endpoints[0].resolves);
         assert!(endpoints[3].is_mirror_of("r.io"));
+        let own = parsed("server = \"http://m:1\"\n[host.\"http://m:1\"]").expect("valid");
+        assert_eq!(own.len(), 1, "{own:?}");
         let bare = parsed("[host.\"https://m.example/api\"]\noverride_path = true").expect("valid");
         assert_eq!((bare[0].root.as_str(), bare[1].origin.as_str()), ("/api", "https://r.io"));
     }
