@@ -178,6 +178,7 @@ fn manifest(media_type: &str, config: &Blob, layers: &[Blob]) -> Blob {
     let data = json!({
         "schemaVersion": 2, "mediaType": media_type, "config": config.descriptor(),
         "layers": layers.iter().map(Blob::descriptor).collect::<Vec<_>>(),
+        "annotations": { "org.opencontainers.image.vendor": "a test" },
     });
     Blob { media_type: media_type.into(), data: data.to_string().into_bytes(), ..Blob::default() }
 }
