@@ -15,10 +15,10 @@ use super::digest::is_digest;
 use super::extract::{self, Extracted, Failure, Feed, Packing, Target, extract};
 use super::work::Work;
 use crate::containerd::{Containerd, Descriptor, Mount};
-use crate::error::{Result, canceled, internal};
+use crate::error::{Result, canceled, deadline, internal};
 use crate::flow::blocking;
 
-/// How long containerd may take for one layer.
+/// How long one layer may take, here or in containerd.
 const APPLY_LIMIT: Duration = Duration::from_secs(3600);
 /// Bytes of a blob that are asked for at once.
 const PART_BYTES: i64 = 1 << 20;
@@ -42,8 +42,19 @@ impl Extraction {
     /// itself, and the end of `work` waits for that.
     ///
     /// # Errors
-    /// NotFound without the layer; see [`extract::Failure`].
+    /// NotFound without the layer; DeadlineExceeded; see [`extract::Failure`].
     pub(super) async fn run(
+        self,
+        work: &Work,
+        containerd: &Containerd,
+        layer: &Descriptor,
+    ) -> Result<String, Failure> {
+        let extracted = tokio::time::timeout(APPLY_LIMIT, self.stored(work, containerd, layer)).await;
+        let late = || deadline(format!("it is not unpacked after {} s", APPLY_LIMIT.as_secs()));
+        extracted.unwrap_or_else(|_| Err(late().into()))
+    }
+
+    async fn stored(
         self,
         work: &Work,
         containerd: &Containerd,
@@ -74,8 +85,11 @@ impl Extraction {
 
     async fn start(self, work: &Work, input: impl Read + Send + 'static) -> Result<Extracted, Failure> {
         let writer = work.writer();
+        let Extraction { target, packing } = self;
         let extracted = tokio::task::spawn_blocking(move || {
-            let extracted = extract(input, self.packing, &self.target);
+            let extracted = extract(input, packing, &target);
+            // The folder is closed by the time that the work hears of it.
+            drop(target);
             drop(writer);
             extracted
         });
