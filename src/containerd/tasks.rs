@@ -13,6 +13,11 @@ use super::{Containerd, MESSAGE_BYTES_MAX, Mount, mounts_to, nanoseconds};
 use crate::error::{Result, internal};
 use crate::proto::cgroups;
 
+/// How often a task is killed whose shim does not answer any more.
+const KILL_ATTEMPTS: usize = 10;
+/// The pause between two attempts.
+const KILL_PAUSE: Duration = Duration::from_millis(50);
+
 /// Type URL of an OCI process as JSON (COX-11).
 const PROCESS_TYPE_URL: &str = "types.containerd.io/opencontainers/runtime-spec/1/Process";
 /// Type URL of OCI resources as JSON.
@@ -161,7 +166,17 @@ impl Containerd {
     pub async fn kill(&self, container_id: &str, exec_id: &str, signal: u32, all: bool) -> Result<()> {
         let request =
             api::KillRequest { container_id: container_id.into(), exec_id: exec_id.into(), signal, all };
-        self.unary("Tasks.Kill", self.tasks().kill(request)).await.map(drop)
+        let mut attempt = 1;
+        loop {
+            match self.unary("Tasks.Kill", self.tasks().kill(request.clone())).await {
+                // The shim ended in this moment, which containerd learns in the next.
+                Err(error) if attempt < KILL_ATTEMPTS && error.message().contains("ttrpc: closed") => {
+                    tokio::time::sleep(KILL_PAUSE).await;
+                    attempt += 1;
+                }
+                other => return other.map(drop),
+            }
+        }
     }
 
     /// Deletes a stopped task, whose shim then ends, and tells how it exited.
