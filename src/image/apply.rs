@@ -75,12 +75,15 @@ impl Extraction {
             biased;
             // Before all is sent: it failed.
             extracted = &mut extracted => return extracted.map(|extracted| extracted.diff_id),
-            sent = send(containerd, &layer.digest, size, feed) => sent,
+            sent = send(containerd, &layer.digest, size, &feed) => sent,
         };
-        // Also where the sending failed: nobody must write any more afterwards.
-        let extracted = extracted.await;
-        sent?;
-        extracted.map(|extracted| extracted.diff_id)
+        if let Err(error) = sent {
+            drop(feed);
+            // Nobody writes any more afterwards.
+            let _ = extracted.await;
+            return Err(error.into());
+        }
+        extracted.await.map(|extracted| extracted.diff_id)
     }
 
     async fn start(self, work: &Work, input: impl Read + Send + 'static) -> Result<Extracted, Failure> {
@@ -132,7 +135,7 @@ impl Read for Stoppable {
 ///
 /// # Errors
 /// NotFound.
-async fn send(containerd: &Containerd, digest: &str, size: i64, feed: Feed) -> Result<()> {
+async fn send(containerd: &Containerd, digest: &str, size: i64, feed: &Feed) -> Result<()> {
     let mut offset = 0;
     while offset < size {
         let part = containerd.read_content_part(digest, offset, PART_BYTES.min(size - offset)).await?;

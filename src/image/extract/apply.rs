@@ -63,8 +63,7 @@ impl Apply<'_> {
         if matches!(base, b"" | b"." | b"..") {
             return Ok(());
         }
-        let folder =
-            self.tree.folder(folder.strip_suffix(b"/").filter(|name| !name.is_empty()).unwrap_or(folder))?;
+        let folder = self.tree.folder(folder)?;
         let place = Place { folder: &folder, base, name: &name };
         if self.whiteouts.take(&mut self.tree, place, entry)? {
             return Ok(());
@@ -118,13 +117,13 @@ impl Apply<'_> {
                 rustix::fs::futimens(&folder, &times).at(what)?;
                 continue;
             }
-            let path = { resolve(root.as_fd(), &name)? };
+            let path = resolve(root.as_fd(), &name)?;
             let (parent, base) = split(&path);
             if base.is_empty() {
                 rustix::fs::futimens(root, &times).at(what)?;
                 continue;
             }
-            let parent = root.open(parent.strip_suffix(b"/").unwrap_or(parent)).at(what)?;
+            let parent = root.open(parent).at(what)?;
             rustix::fs::utimensat(&parent, base, &times, AtFlags::SYMLINK_NOFOLLOW).at(what)?;
         }
         Ok(())

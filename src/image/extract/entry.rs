@@ -128,14 +128,13 @@ impl Apply<'_> {
         let link = |apply: &Self| -> Result<rustix::io::Result<()>> {
             let root = apply.tree.root();
             let (folder, base) = split(&entry.link);
-            let folder = [b"/", &resolve(root.as_fd(), folder)?[..], b"/"].concat();
-            let target = clean(&[&folder, base].concat());
+            let target = [b"/", &resolve(root.as_fd(), folder)?[..], b"/", base].concat();
+            let target = clean(&target);
             let (folder, base) = split(&target[1..]);
             if base.is_empty() {
                 return Ok(Err(Errno::PERM)); // the root, a folder
             }
-            let folder =
-                open_exactly(root, folder.strip_suffix(b"/").unwrap_or(folder), OFlags::PATH).at(what)?;
+            let folder = open_exactly(root, folder, OFlags::PATH | OFlags::DIRECTORY).at(what)?;
             Ok(rustix::fs::linkat(folder, base, place.folder, place.base, AtFlags::empty()))
         };
         match link(self)? {

@@ -10,7 +10,8 @@ use crate::error::canceled;
 /// How many pieces wait.
 const PIECES: usize = 2;
 
-/// Takes the bytes of a layer. Dropped before [`Feed::end`], it makes the extraction fail.
+/// Takes the bytes of a layer. It is kept until the extraction has ended: dropped before, it
+/// makes that fail, also while there are bytes left, which may be many once decompressed.
 pub(in crate::image) struct Feed(mpsc::Sender<Option<Bytes>>);
 
 /// Gives them, as they come.
@@ -34,7 +35,7 @@ impl Feed {
     }
 
     /// Says that that was all.
-    pub(in crate::image) async fn end(self) {
+    pub(in crate::image) async fn end(&self) {
         // Whoever does not take it has failed, and says so itself.
         let _ = self.0.send(None).await;
     }
@@ -46,10 +47,11 @@ impl Read for Fed {
             match self.pieces.blocking_recv() {
                 Some(Some(piece)) => self.piece = piece,
                 Some(None) => self.has_ended = true,
-                None => {
-                    return Err(io::Error::other(canceled("the rest of the layer does not come any more")));
-                }
+                None => break,
             }
+        }
+        if self.pieces.is_closed() {
+            return Err(io::Error::other(canceled("nobody waits for the layer any more")));
         }
         let length = self.piece.len().min(buffer.len());
         buffer[..length].copy_from_slice(&self.piece.split_to(length));

@@ -29,9 +29,14 @@ pub(super) fn join(folder: &[u8], base: &[u8]) -> Vec<u8> {
     clean(&[folder, b"/", base].concat())
 }
 
-/// What comes before the last slash, with it, and what comes after it.
+/// What comes before the last slash, and what comes after it. The slash itself belongs to
+/// neither, but where it is the root.
 pub(super) fn split(name: &[u8]) -> (&[u8], &[u8]) {
-    name.split_at(memchr::memrchr(b'/', name).map_or(0, |slash| slash + 1))
+    match memchr::memrchr(b'/', name) {
+        None => (b"", name),
+        Some(0) => (b"/", &name[1..]),
+        Some(slash) => (&name[..slash], &name[slash + 1..]),
+    }
 }
 
 /// A name for an error's text: not too long, and no control characters.
@@ -68,8 +73,9 @@ mod tests {
             assert_eq!(clean(name.as_bytes()).escape_ascii().to_string(), want, "{name}");
         }
         assert_eq!(join(b"/a/b", b"../c"), b"/a/c");
-        assert_eq!(split(b"a/b"), (&b"a/"[..], &b"b"[..]));
-        assert_eq!((split(b"/"), split(b"a")), ((&b"/"[..], &b""[..]), (&b""[..], &b"a"[..])));
+        assert_eq!((split(b"a/b/c"), split(b"a/")), ((&b"a/b"[..], &b"c"[..]), (&b"a"[..], &b""[..])));
+        assert_eq!((split(b"/"), split(b"/a")), ((&b"/"[..], &b""[..]), (&b"/"[..], &b"a"[..])));
+        assert_eq!(split(b"a"), (&b""[..], &b"a"[..]));
     }
 
     #[test]

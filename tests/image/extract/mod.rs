@@ -4,9 +4,15 @@
 //! Diff.Apply, into overlayfs and native snapshots. The folders of all layers are then
 //! compared as they lie on the disk, whiteouts included.
 
+mod abort;
 #[path = "../../../src/image/extract/tests/archive.rs"]
 mod archive;
-mod cases;
+mod case;
+mod escapes;
 mod listing;
+mod names;
 mod pair;
 mod random;
+mod streams;
+mod types;
+mod whiteouts;

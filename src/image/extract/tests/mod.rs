@@ -200,6 +200,17 @@ async fn a_feed_that_is_dropped_ends_the_extraction() {
     assert!(feed.send(vec![1; 3_000_000].into()).await);
     assert!(extraction.await.expect("no panic").is_err());
     while feed.send(vec![1; 3_000_000].into()).await {}
+    // Whole, but much larger than it came, and nobody waits.
+    let bomb = gzip(&Archive::of([file("zeros", vec![0; 400 << 20])]).end());
+    let (feed, fed) = super::feed();
+    let target = place.whole();
+    let extraction = tokio::task::spawn_blocking(move || extract(fed, Packing::Detected, &target));
+    assert!(feed.send(bomb.into()).await);
+    feed.end().await;
+    drop(feed);
+    assert!(extraction.await.expect("no panic").is_err());
+    let written = std::fs::metadata(place.path("root/zeros")).map_or(0, |status| status.len());
+    assert!(written < 300 << 20, "{written}");
 }
 
 #[test]
