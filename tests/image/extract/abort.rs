@@ -28,7 +28,7 @@ async fn a_snapshot_is_removed_when_nobody_writes_into_it_any_more() {
         }
     }
     node.must_have_no_leftovers().await;
-    assert_eq!(open_below(&snapshots_of(node.path(), "overlayfs")), [PathBuf::new(); 0]);
+    assert_eq!(open_below(&snapshots_of(node.path(), "overlayfs")), Vec::<PathBuf>::new());
     node.pull(&name).await.expect("pulled");
 }
 
