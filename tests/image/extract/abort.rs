@@ -10,7 +10,7 @@ use crate::node::{LIMIT, Node};
 use crate::registry::Registry;
 
 #[tokio::test]
-async fn a_snapshot_is_removed_when_nobody_writes_into_it_any_more() {
+async fn a_pull_that_nobody_waits_for_stops_in_the_middle_of_a_layer() {
     let (Some(node), Some(registry)) = (Node::start().await, Registry::start()) else { return };
     // Much larger than it comes: most is still to be written when all of it is there.
     let plain = Archive::of([file("zeros", vec![0; 500 << 20])]).end();
