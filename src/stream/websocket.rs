@@ -1,0 +1,1 @@
+//! WebSocket, with the channel protocols of Kubernetes.
