@@ -32,6 +32,7 @@ use crate::network::Network;
 use crate::pod::{Pods, Recovery};
 use crate::spec::{Features, gather};
 use crate::state::{Paths, Store};
+use crate::stream::Streaming;
 use crate::sys::socket::Address;
 use crate::telemetry::LogControl;
 
@@ -73,7 +74,9 @@ pub async fn serve(request: Serve, config: Config, log: LogControl) -> anyhow::R
     let admin =
         Admin::new(pods.containers.images.clone()).serve(bind(&admin_socket, 0o600).await?, stop.clone());
     background.0.push(tokio::spawn(admin));
-    let cri = Cri::new(pods.clone());
+    let (streaming, streams) = Streaming::bind(&config, pods.clone()).await?;
+    background.0.push(tokio::spawn(streaming.clone().serve(streams, stop.clone())));
+    let cri = Cri::new(pods.clone(), streaming);
     let serving = tonic::transport::Server::builder()
         .add_service(cri.runtime_server())
         .add_service(cri.image_server())

@@ -30,6 +30,8 @@ pub struct File {
     pub sandbox: Sandbox,
     /// Containers.
     pub container: ContainerSection,
+    /// exec, attach and port-forward.
+    pub stream: Stream,
     /// Images.
     pub image: Image,
     /// OCI runtimes.
@@ -141,6 +143,24 @@ pub struct ContainerSection {
     pub device_ownership_from_security_context: bool,
 }
 
+/// `[stream]`
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Stream {
+    /// Address of the server for exec, attach and port-forward (STM-01).
+    pub address: String,
+    /// Its port; 0 means any that is free.
+    pub port: u16,
+    /// Seconds without a byte after which a session ends (STM-05).
+    pub idle_timeout_s: u64,
+    /// Seconds that a client may take to open its streams (STM-05).
+    pub creation_timeout_s: u64,
+    /// PEM file of the certificate chain; empty, like the key: no TLS.
+    pub tls_cert_file: PathBuf,
+    /// PEM file of the key.
+    pub tls_key_file: PathBuf,
+}
+
 /// `[image]`
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -224,6 +244,7 @@ impl Default for File {
             cni: Cni::default(),
             sandbox: Sandbox::default(),
             container: ContainerSection::default(),
+            stream: Stream::default(),
             image: Image::default(),
             runtime: Runtimes::default(),
         }
@@ -299,6 +320,19 @@ impl Default for ContainerSection {
             unset_seccomp_profile: String::new(),
             tolerate_missing_hugetlb_controller: true,
             device_ownership_from_security_context: false,
+        }
+    }
+}
+
+impl Default for Stream {
+    fn default() -> Stream {
+        Stream {
+            address: "127.0.0.1".into(),
+            port: 0,
+            idle_timeout_s: 4 * 60 * 60,
+            creation_timeout_s: 30,
+            tls_cert_file: PathBuf::new(),
+            tls_key_file: PathBuf::new(),
         }
     }
 }
