@@ -111,6 +111,8 @@ pub struct PauseInput<'a> {
     pub seccomp: Option<&'a LocalProfile>,
     /// `sandbox.unprivileged_ports`, `sandbox.unprivileged_icmp`
     pub unprivileged: (bool, bool),
+    /// `container.unset_seccomp_profile`
+    pub unset_seccomp: &'a str,
 }
 
 /// CPU shares of a pause container (SBX-09).
@@ -118,7 +120,8 @@ const PAUSE_SHARES: u64 = 2;
 /// OOM score adjustment of a pause container (SBX-09).
 const PAUSE_OOM_SCORE_ADJ: i64 = -998;
 
-/// What runc hides and protects by default: for pause, which nobody configures.
+/// What runc hides and protects by default: for pause, which nobody configures, and for
+/// containers where `container.disable_proc_mount` says so.
 const PAUSE_MASKED: [&str; 11] = [
     "/proc/acpi",
     "/proc/asound",
@@ -162,7 +165,7 @@ pub fn pause(input: &PauseInput<'_>) -> Result<Spec> {
     )
     .context(|| "pod sandbox")?;
     let capabilities = security::capabilities(None, false, host);
-    let profile = pause_seccomp(pod)?;
+    let profile = pause_seccomp(pod, input.unset_seccomp)?;
     let seccomp =
         security::seccomp(&profile, context.privileged, &capabilities.bounding, input.seccomp, host)?;
 
@@ -196,15 +199,17 @@ pub fn pause(input: &PauseInput<'_>) -> Result<Spec> {
     Ok(spec)
 }
 
-/// The seccomp profile that a pod sandbox asks for (SBX-10).
+/// The seccomp profile that a pod sandbox asks for, the configured one where it asks for
+/// none (SBX-10).
 ///
 /// # Errors
 /// InvalidArgument for a profile of no known form.
-pub fn pause_seccomp(pod: &PodSandboxConfig) -> Result<security::Profile> {
+pub fn pause_seccomp(pod: &PodSandboxConfig, unset: &str) -> Result<security::Profile> {
     let context = pod.linux.as_ref().and_then(|linux| linux.security_context.as_ref());
-    context.map_or(Ok(security::Profile::Unset), |context| {
+    let profile = context.map_or(Ok(security::Profile::Unset), |context| {
         security::profile("seccomp", context.seccomp.as_ref(), text_profile_of(context))
-    })
+    });
+    Ok(profile?.or_unset(unset))
 }
 
 #[allow(deprecated)] // older kubelets still send the text form (OCI-19)
@@ -358,9 +363,15 @@ pub fn container(input: &ContainerInput<'_>) -> Result<Spec> {
     )?;
     section.cgroups_path = resources::cgroups_path(&pod_linux.cgroup_parent, input.id);
     section.rootfs_propagation = propagation;
-    if !context.privileged {
+    if context.privileged {
+        section.masked_paths.clear();
+        section.readonly_paths.clear();
+    } else if !input.options.disable_proc_mount {
         section.masked_paths.clone_from(&context.masked_paths);
         section.readonly_paths.clone_from(&context.readonly_paths);
+    } else if handler.base_spec.is_none() {
+        section.masked_paths = texts(&PAUSE_MASKED);
+        section.readonly_paths = texts(&PAUSE_READONLY);
     }
     // A base spec may have a profile of the node's owner for containers that ask for none.
     if seccomp.is_some() || context.privileged {
@@ -369,7 +380,7 @@ pub fn container(input: &ContainerInput<'_>) -> Result<Spec> {
     let limits = section.resources.get_or_insert_with(Resources::default);
     limits.devices = vec![devices::deny_all()];
     if let Some(asked) = &linux.resources {
-        resources::apply(asked, limits, host, input.options.tolerate_missing_hugetlb_controller)?;
+        resources::apply(asked, limits, host, input.options.tolerates_missing_hugetlb())?;
         process_of(&mut spec.process).oom_score_adj =
             Some(resources::oom_score_adj(asked.oom_score_adj, host));
     }
@@ -396,6 +407,8 @@ fn add_devices(input: &ContainerInput<'_>, context: &LinuxContainerSecurityConte
         let known: Vec<String> = section.devices.iter().map(|device| device.path.clone()).collect();
         let host = input.gathered.host_devices.iter().filter(|device| !known.contains(&device.path));
         section.devices.extend(host.map(|device| device.node(None)));
+        limits.devices = vec![devices::allow_all()];
+    } else if context.privileged && input.handler.all_devices_allowed {
         limits.devices = vec![devices::allow_all()];
     }
 }
