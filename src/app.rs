@@ -108,7 +108,9 @@ async fn build(config: Arc<Config>, paths: Paths, flow: Flow) -> anyhow::Result<
     let containerd =
         Containerd::new(&file.containerd.address, &file.containerd.namespace, config.call_timeout())?;
     let keeper = Keeper::new(std::env::current_exe()?, &file.state, KeeperOptions::default());
-    let host = gather::host(config.restrict_oom_score_adj);
+    let mut host = gather::host(config.restrict_oom_score_adj);
+    host.apparmor &= !file.container.disable_apparmor;
+    host.hugetlb_controller &= !file.container.disable_hugetlb_controller;
     if host.restrict_oom_score_adj {
         info!(lowest = host.oom_score_adj, "OOM score adjustments are not set below the server's own");
     }

@@ -48,6 +48,8 @@ pub struct Server {
     pub runtime_name: String,
     /// Seconds that running calls get to end after SIGTERM.
     pub shutdown_timeout_s: u64,
+    /// Ids of containerd's deprecation warnings that Status does not count (SVC-16).
+    pub ignore_deprecation_warnings: Vec<String>,
 }
 
 /// `[containerd]`
@@ -135,8 +137,16 @@ pub struct ContainerSection {
     pub exit_drain_timeout_s: u64,
     /// Leave out the volumes that images declare (CTR-08).
     pub ignore_image_volumes: bool,
-    /// Seccomp profile where the kubelet gives none: empty (unconfined) or RuntimeDefault.
+    /// Seccomp profile where the kubelet gives none: empty (unconfined), RuntimeDefault or
+    /// localhost/PATH (OCI-18).
     pub unset_seccomp_profile: String,
+    /// As if the host had no AppArmor (OCI-19).
+    pub disable_apparmor: bool,
+    /// Masked and read-only paths are the base spec's, or the usual ones, whatever the
+    /// kubelet says (OCI-17).
+    pub disable_proc_mount: bool,
+    /// Huge page limits are not set, also where the host could (OCI-43).
+    pub disable_hugetlb_controller: bool,
     /// Tolerate missing cgroup controllers of resources asked for.
     pub tolerate_missing_hugetlb_controller: bool,
     /// Give a device node in a container the container's user and group.
@@ -222,6 +232,8 @@ pub struct Handler {
     pub container_annotations: Vec<String>,
     /// Privileged containers do not get the host's devices (OCI-16).
     pub privileged_without_host_devices: bool,
+    /// But may use all devices, if they find a node (OCI-16).
+    pub privileged_without_host_devices_all_devices_allowed: bool,
     /// The cgroup mount of containers is writable (OCI-39).
     pub cgroup_writable: bool,
     /// JSON file of an OCI spec that CRI values are laid over (OCI-48).
@@ -230,6 +242,15 @@ pub struct Handler {
     /// ShimCgroup, IoUid, IoGid, CriuImagePath, CriuWorkPath for runc; ConfigPath or
     /// anything else (passed as TOML) for others.
     pub options: toml::Table,
+}
+
+impl ContainerSection {
+    /// Whether huge page limits may be passed over on a host that has none, or is treated
+    /// as if it had none.
+    #[must_use]
+    pub fn tolerates_missing_hugetlb(&self) -> bool {
+        self.tolerate_missing_hugetlb_controller || self.disable_hugetlb_controller
+    }
 }
 
 impl Default for File {
@@ -257,6 +278,7 @@ impl Default for Server {
             listen: "/run/longshore/longshore.sock".into(),
             runtime_name: "containerd".into(),
             shutdown_timeout_s: 30,
+            ignore_deprecation_warnings: Vec::new(),
         }
     }
 }
@@ -318,6 +340,9 @@ impl Default for ContainerSection {
             exit_drain_timeout_s: 10,
             ignore_image_volumes: false,
             unset_seccomp_profile: String::new(),
+            disable_apparmor: false,
+            disable_proc_mount: false,
+            disable_hugetlb_controller: false,
             tolerate_missing_hugetlb_controller: true,
             device_ownership_from_security_context: false,
         }
