@@ -1,7 +1,10 @@
 //! The translation against what real built-in plugins recorded: same request, same spec.
 
+use std::path::Path;
+
 use super::*;
 use crate::config::{Config, Overrides};
+use crate::proto::cri::{LinuxContainerSecurityContext, LinuxSandboxSecurityContext, PodSandboxConfig};
 use crate::state::record::{ContainerMetadata, SandboxMetadata};
 use serde_json::{Value, json};
 

@@ -1,0 +1,193 @@
+//! The spec of a container (area OCI): what the parts say, laid over the handler's base spec.
+
+use serde_json::Value;
+
+use super::oci::{Linux, Process, Resources, Root, Spec};
+use super::user::{self, UserRequest};
+use super::{
+    Accounts, Features, Host, HostDevice, ImageConfig, Modes, PodFiles, annotations, base, devices, gather,
+    mounts, namespaces, process, resources, security,
+};
+use crate::config::Handler;
+use crate::error::{Result, invalid};
+use crate::proto::cri::{
+    ContainerConfig, Int64Value, LinuxContainerResources, LinuxContainerSecurityContext,
+    LinuxPodSandboxConfig, PodSandboxConfig,
+};
+
+/// What decides the spec of a container.
+#[derive(Clone, Copy, Debug)]
+pub struct ContainerInput<'a> {
+    /// Container id.
+    pub id: &'a str,
+    /// The container.
+    pub config: &'a ContainerConfig,
+    /// Id of its pod sandbox.
+    pub pod_id: &'a str,
+    /// The pod as it was made (CTR-02).
+    pub pod: &'a PodSandboxConfig,
+    /// The pid of pause.
+    pub pause_pid: u32,
+    /// The pid of the container whose pid namespace is joined (TARGET).
+    pub target_pid: Option<u32>,
+    /// The image's config, and the name for annotations.
+    pub image: (&'a ImageConfig, &'a str),
+    /// Users of the image.
+    pub accounts: &'a Accounts,
+    /// The pod's handler.
+    pub handler: &'a Handler,
+    /// What its runtime can.
+    pub features: Features,
+    /// The host.
+    pub host: &'a Host,
+    /// The pod's files.
+    pub files: &'a PodFiles,
+    /// What was gathered for this container.
+    pub gathered: &'a gather::Gathered,
+    /// Options of the configuration.
+    pub options: &'a crate::config::file::ContainerSection,
+}
+
+/// The Linux parts of a request, empty where they are not given.
+struct Asked {
+    context: LinuxContainerSecurityContext,
+    resources: Option<LinuxContainerResources>,
+    pod: LinuxPodSandboxConfig,
+    modes: Modes,
+}
+
+impl Asked {
+    fn of(input: &ContainerInput<'_>) -> Result<Asked> {
+        let linux = input.config.linux.clone().unwrap_or_default();
+        let context = linux.security_context.unwrap_or_default();
+        let pod = input.pod.linux.clone().unwrap_or_default();
+        let pod_privileged = pod.security_context.as_ref().is_some_and(|context| context.privileged);
+        if context.privileged && !pod_privileged {
+            return Err(invalid("a privileged container needs a privileged pod sandbox"));
+        }
+        let modes = Modes::of(context.namespace_options.as_ref())?;
+        Ok(Asked { context, resources: linux.resources, pod, modes })
+    }
+}
+
+/// The spec of a container (area OCI).
+///
+/// # Errors
+/// Those of the parts.
+pub fn container(input: &ContainerInput<'_>) -> Result<Spec> {
+    let ContainerInput { config, pod, handler, .. } = *input;
+    let asked = Asked::of(input)?;
+    let mut spec = base(handler);
+    let seccomp = fill_process(input, &asked, spec.process.get_or_insert_with(Process::default))?;
+    let propagation;
+    (spec.mounts, propagation) = mounts_of(input, &asked.context)?;
+    spec.root = Some(Root { path: "rootfs".into(), readonly: asked.context.readonly_rootfs });
+    spec.annotations.extend(annotations::passed(&pod.annotations, &handler.pod_annotations));
+    spec.annotations.extend(annotations::passed(&config.annotations, &handler.container_annotations));
+    let name = config.metadata.as_ref().map(|metadata| metadata.name.as_str()).unwrap_or_default();
+    spec.annotations.extend(annotations::of_container(input.pod_id, pod, name, input.image.1));
+    let section = spec.linux.get_or_insert_with(Linux::default);
+    section.rootfs_propagation = propagation;
+    // A base spec may have a profile of the node's owner for containers that ask for none.
+    if seccomp.is_some() || asked.context.privileged {
+        section.seccomp = seccomp;
+    }
+    fill_linux(input, &asked, section)?;
+    Ok(spec)
+}
+
+/// Fills the first process, and gives the filter that it starts with.
+fn fill_process(input: &ContainerInput<'_>, asked: &Asked, process: &mut Process) -> Result<Option<Value>> {
+    let ContainerInput { config, pod, host, .. } = *input;
+    let (image, context) = (input.image.0, &asked.context);
+    process.user = user::resolve(
+        UserRequest {
+            username: &context.run_as_username,
+            user: context.run_as_user.as_ref(),
+            group: context.run_as_group.as_ref(),
+            supplemental_groups: &context.supplemental_groups,
+            policy: context.supplemental_groups_policy,
+        },
+        image,
+        input.accounts,
+    )?;
+    let hostname = if pod.hostname.is_empty() { &host.hostname } else { &pod.hostname };
+    process.args = process::args(&config.command, &config.args, image)?;
+    process.env = process::env(config, image, hostname)?;
+    process.cwd = process::cwd(config, image);
+    process.terminal = config.tty;
+    process.no_new_privileges = context.no_new_privs;
+    if let Some(limits) = &asked.resources {
+        process.oom_score_adj = Some(resources::oom_score_adj(limits.oom_score_adj, host));
+    }
+    let capabilities = security::capabilities(context.capabilities.as_ref(), context.privileged, host);
+    let (seccomp_text, apparmor_text) = text_profiles_of(context);
+    let profile = security::profile("AppArmor", context.apparmor.as_ref(), apparmor_text)?;
+    process.apparmor_profile = security::apparmor(&profile, context.privileged, host)?;
+    let profile = gather::seccomp_profile(context, seccomp_text, input.options)?;
+    let local = input.gathered.seccomp.as_ref();
+    let filter = security::seccomp(&profile, context.privileged, &capabilities.bounding, local, host)?;
+    process.capabilities = Some(capabilities);
+    Ok(filter)
+}
+
+#[allow(deprecated)] // older kubelets still send the text forms (OCI-19)
+fn text_profiles_of(context: &LinuxContainerSecurityContext) -> (&str, &str) {
+    (&context.seccomp_profile_path, &context.apparmor_profile)
+}
+
+fn mounts_of(
+    input: &ContainerInput<'_>,
+    context: &LinuxContainerSecurityContext,
+) -> Result<(Vec<super::oci::Mount>, String)> {
+    mounts::of_container(mounts::Request {
+        mounts: &input.config.mounts,
+        gathered: &input.gathered.mounts,
+        volumes: &input.gathered.volumes,
+        files: input.files,
+        readonly_rootfs: context.readonly_rootfs,
+        privileged: context.privileged,
+        cgroup_writable: input.handler.cgroup_writable,
+        features: input.features,
+    })
+}
+
+fn fill_linux(input: &ContainerInput<'_>, asked: &Asked, section: &mut Linux) -> Result<()> {
+    let (context, host) = (&asked.context, input.host);
+    section.namespaces = namespaces::of_container(
+        asked.modes,
+        input.pause_pid,
+        input.target_pid,
+        host.cgroup_v2 && !context.privileged,
+    )?;
+    section.cgroups_path = resources::cgroups_path(&asked.pod.cgroup_parent, input.id);
+    if !context.privileged {
+        section.masked_paths.clone_from(&context.masked_paths);
+        section.readonly_paths.clone_from(&context.readonly_paths);
+    }
+    let limits = section.resources.get_or_insert_with(Resources::default);
+    limits.devices = vec![devices::deny_all()];
+    if let Some(wanted) = &asked.resources {
+        resources::apply(wanted, limits, host, input.options.tolerate_missing_hugetlb_controller)?;
+    }
+    add_devices(input, context, section);
+    Ok(())
+}
+
+fn add_devices(input: &ContainerInput<'_>, context: &LinuxContainerSecurityContext, section: &mut Linux) {
+    let limits = section.resources.get_or_insert_with(Resources::default);
+    let owner = input.options.device_ownership_from_security_context.then(|| {
+        let id =
+            |value: Option<&Int64Value>| value.and_then(|value| u32::try_from(value.value).ok()).unwrap_or(0);
+        (id(context.run_as_user.as_ref()), id(context.run_as_group.as_ref()))
+    });
+    let asked = &input.gathered.devices;
+    section.devices.extend(asked.iter().map(|device| device.node(owner)));
+    limits.devices.extend(asked.iter().map(HostDevice::rule));
+    if context.privileged && !input.handler.privileged_without_host_devices {
+        let known: Vec<String> = section.devices.iter().map(|device| device.path.clone()).collect();
+        let host = input.gathered.host_devices.iter().filter(|device| !known.contains(&device.path));
+        section.devices.extend(host.map(|device| device.node(None)));
+        limits.devices = vec![devices::allow_all()];
+    }
+}

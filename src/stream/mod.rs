@@ -1,0 +1,7 @@
+//! exec, attach and port-forward: the HTTP server that the kubelet's proxies connect to.
+
+mod handle;
+pub mod spdy;
+pub mod websocket;
+
+pub use handle::Handle;
