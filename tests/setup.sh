@@ -17,6 +17,7 @@ ip                                               iproute2
 iptables                                         iptables
 /usr/lib/cni/bridge                              containernetworking-plugins
 /usr/share/keyrings/debian-archive-keyring.gpg   debian-archive-keyring
+patchelf                                         patchelf
 '
 
 missing=$(echo "$WANTED" | while read -r what package; do
