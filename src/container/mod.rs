@@ -12,6 +12,7 @@ mod remove;
 mod start;
 mod status;
 mod stop;
+mod terminal;
 mod update;
 mod volumes;
 
