@@ -161,8 +161,7 @@ impl Cri {
 /// The condition of containerd's deprecation warnings, but for those that are ignored.
 fn deprecations(list: Vec<(String, String)>, ignored: &[String]) -> cri::RuntimeCondition {
     let texts: BTreeMap<String, String> = list.into_iter().filter(|(id, _)| !ignored.contains(id)).collect();
-    let trouble =
-        (!texts.is_empty()).then(|| ("ContainerdHasDeprecationWarnings", json!(texts).to_string()));
+    let trouble = (!texts.is_empty()).then(|| ("ContainerdHasDeprecationWarnings", json!(texts).to_string()));
     condition("ContainerdHasNoDeprecationWarnings", trouble)
 }
 

@@ -188,7 +188,10 @@ mod tests {
     #[test]
     fn huge_page_limits_can_be_switched_off() {
         let asked = LinuxContainerResources {
-            hugepage_limits: vec![crate::proto::cri::HugepageLimit { page_size: "2MB".into(), limit: 1 << 21 }],
+            hugepage_limits: vec![crate::proto::cri::HugepageLimit {
+                page_size: "2MB".into(),
+                limit: 1 << 21,
+            }],
             ..Default::default()
         };
         let limits = |controller: bool, tolerate: bool| {
