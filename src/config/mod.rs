@@ -4,6 +4,7 @@
 //! stops the start, naming file, line and key.
 
 pub mod file;
+pub mod import;
 mod imported;
 mod locate;
 mod proxies;
@@ -188,7 +189,11 @@ impl Config {
         own.clone()
     }
 
-    fn from_text(text: &str, path: &Path, overrides: &Overrides) -> Result<Config, ConfigError> {
+    /// As [`Config::load`], of a text that is called `path`; without what is said elsewhere.
+    ///
+    /// # Errors
+    /// What is wrong, with file, line and key.
+    pub fn from_text(text: &str, path: &Path, overrides: &Overrides) -> Result<Config, ConfigError> {
         let name = path.display();
         let mut file: File = toml::from_str(text).map_err(|error| {
             let place = locate::describe(text, error.span());

@@ -69,6 +69,11 @@ impl Containerd {
         Containerd { place: place.clone(), binary, version, channel, process: Mutex::new(None) }
     }
 
+    /// Its program.
+    pub(crate) fn binary(&self) -> &Path {
+        &self.binary
+    }
+
     /// Its version.
     pub(crate) fn version(&self) -> &Version {
         &self.version
