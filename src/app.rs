@@ -32,6 +32,7 @@ use crate::network::Network;
 use crate::pod::{Pods, Recovery};
 use crate::spec::{Features, Host, gather};
 use crate::state::{Paths, Store};
+use crate::stream::Streaming;
 use crate::sys::socket::Address;
 use crate::telemetry::LogControl;
 
@@ -73,7 +74,9 @@ pub async fn serve(request: Serve, config: Config, log: LogControl) -> anyhow::R
     let admin =
         Admin::new(pods.containers.images.clone()).serve(bind(&admin_socket, 0o600).await?, stop.clone());
     background.0.push(tokio::spawn(admin));
-    let cri = Cri::new(pods.clone());
+    let (streaming, streams) = Streaming::bind(&config, pods.clone()).await?;
+    background.0.push(tokio::spawn(streaming.clone().serve(streams, stop.clone())));
+    let cri = Cri::new(pods.clone(), streaming);
     let serving = tonic::transport::Server::builder()
         .add_service(cri.runtime_server())
         .add_service(cri.image_server())
@@ -105,7 +108,9 @@ async fn build(config: Arc<Config>, paths: Paths, flow: Flow) -> anyhow::Result<
     let containerd =
         Containerd::new(&file.containerd.address, &file.containerd.namespace, config.call_timeout())?;
     let keeper = Keeper::new(std::env::current_exe()?, &file.state, KeeperOptions::default());
-    let host = gather::host(config.restrict_oom_score_adj);
+    let mut host = gather::host(config.restrict_oom_score_adj);
+    host.apparmor &= !file.container.disable_apparmor;
+    host.hugetlb_controller &= !file.container.disable_hugetlb_controller;
     if host.restrict_oom_score_adj {
         info!(lowest = host.oom_score_adj, "OOM score adjustments are not set below the server's own");
     }

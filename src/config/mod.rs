@@ -390,10 +390,21 @@ fn bounds(file: &File) -> Result<(), Problem> {
     if file.image.snapshotter.is_empty() {
         return Err(problem("image.snapshotter", "must not be empty"));
     }
-    if !["", "RuntimeDefault"].contains(&file.container.unset_seccomp_profile.as_str()) {
-        return Err(problem("container.unset_seccomp_profile", "must be empty or \"RuntimeDefault\""));
+    let unset = file.container.unset_seccomp_profile.as_str();
+    let is_local = unset.strip_prefix("localhost/").is_some_and(|path| Path::new(path).is_absolute());
+    if !["", "RuntimeDefault"].contains(&unset) && !is_local {
+        return Err(problem(
+            "container.unset_seccomp_profile",
+            "must be empty, \"RuntimeDefault\" or \"localhost/\" and an absolute path",
+        ));
+    }
+    let stream = &file.stream;
+    if stream.tls_cert_file.as_os_str().is_empty() != stream.tls_key_file.as_os_str().is_empty() {
+        return Err(problem("stream.tls_cert_file", "goes with stream.tls_key_file: both or neither"));
     }
     let positive = [
+        ("stream.idle_timeout_s", file.stream.idle_timeout_s),
+        ("stream.creation_timeout_s", file.stream.creation_timeout_s),
         ("containerd.call_timeout_s", file.containerd.call_timeout_s),
         ("cni.timeout_s", file.cni.timeout_s),
         ("sandbox.start_timeout_s", file.sandbox.start_timeout_s),

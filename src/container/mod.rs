@@ -1,5 +1,6 @@
 //! Containers: one verb, one file.
 
+mod attach;
 mod create;
 mod exec;
 mod exit;

@@ -92,11 +92,7 @@ impl Cri {
             Link::Up(_) => self.pods.containers.containerd.deprecations(PING_LIMIT).await.unwrap_or_default(),
             Link::Down(_) => Vec::new(),
         };
-        let trouble = (!list.is_empty()).then(|| {
-            let texts: BTreeMap<String, String> = list.into_iter().collect();
-            ("ContainerdHasDeprecationWarnings", json!(texts).to_string())
-        });
-        condition("ContainerdHasNoDeprecationWarnings", trouble)
+        deprecations(list, &self.config.file.server.ignore_deprecation_warnings)
     }
 
     /// Whether a pod can have a user namespace and the host's network (SVC-21): it then sees
@@ -168,8 +164,34 @@ impl Cri {
     }
 }
 
+/// The condition of containerd's deprecation warnings, but for those that are ignored.
+fn deprecations(list: Vec<(String, String)>, ignored: &[String]) -> cri::RuntimeCondition {
+    let texts: BTreeMap<String, String> = list.into_iter().filter(|(id, _)| !ignored.contains(id)).collect();
+    let trouble = (!texts.is_empty()).then(|| ("ContainerdHasDeprecationWarnings", json!(texts).to_string()));
+    condition("ContainerdHasNoDeprecationWarnings", trouble)
+}
+
 fn condition(kind: &str, trouble: Option<(&str, String)>) -> cri::RuntimeCondition {
     let status = trouble.is_none();
     let (reason, message) = trouble.unwrap_or_default();
     cri::RuntimeCondition { r#type: kind.to_owned(), status, reason: reason.to_owned(), message }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// SVC-16.
+    #[test]
+    fn deprecation_warnings_count_unless_they_are_ignored() {
+        let list = || vec![("a".to_owned(), "old".to_owned()), ("b".to_owned(), "older".to_owned())];
+        let of = |ignored: &[&str]| {
+            let ignored: Vec<String> = ignored.iter().map(ToString::to_string).collect();
+            let condition = deprecations(list(), &ignored);
+            (condition.status, condition.reason, condition.message)
+        };
+        let reason = "ContainerdHasDeprecationWarnings".to_owned();
+        assert_eq!(of(&["a"]), (false, reason, r#"{"b":"older"}"#.to_owned()));
+        assert_eq!(of(&["a", "b"]), (true, String::new(), String::new()));
+    }
 }

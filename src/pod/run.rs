@@ -399,7 +399,8 @@ impl Pods {
             ..crate::spec::PodFiles::default()
         };
         let accounts = containers.images.accounts(&creation.image, &creation.handler.snapshotter).await?;
-        let profile = spec::pause_seccomp(&creation.config)?;
+        let unset_seccomp = containers.config.file.container.unset_seccomp_profile.as_str();
+        let profile = spec::pause_seccomp(&creation.config, unset_seccomp)?;
         let local = flow::blocking(move || gather::local_seccomp(&profile)).await?;
         let sandbox = &containers.config.file.sandbox;
         let spec = spec::pause(&PauseInput {
@@ -414,6 +415,7 @@ impl Pods {
             files: &files,
             seccomp: local.as_ref(),
             unprivileged: (sandbox.unprivileged_ports, sandbox.unprivileged_icmp),
+            unset_seccomp,
         })?;
         Ok(spec::to_json(&spec))
     }

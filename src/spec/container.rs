@@ -6,7 +6,7 @@ use super::oci::{Linux, Process, Resources, Root, Spec};
 use super::user::{self, UserRequest};
 use super::{
     Accounts, Features, Host, HostDevice, ImageConfig, Modes, PodFiles, annotations, base, devices, gather,
-    mounts, namespaces, process, resources, security,
+    mounts, namespaces, pause, process, resources, security,
 };
 use crate::config::Handler;
 use crate::error::{Result, invalid};
@@ -162,14 +162,19 @@ fn fill_linux(input: &ContainerInput<'_>, asked: &Asked, section: &mut Linux) ->
     )?;
     section.map_ids(asked.modes.user);
     section.cgroups_path = resources::cgroups_path(&asked.pod.cgroup_parent, input.id);
-    if !context.privileged {
+    if context.privileged {
+        section.masked_paths.clear();
+        section.readonly_paths.clear();
+    } else if !input.options.disable_proc_mount {
         section.masked_paths.clone_from(&context.masked_paths);
         section.readonly_paths.clone_from(&context.readonly_paths);
+    } else if input.handler.base_spec.is_none() {
+        (section.masked_paths, section.readonly_paths) = pause::usual_paths();
     }
     let limits = section.resources.get_or_insert_with(Resources::default);
     limits.devices = vec![devices::deny_all()];
     if let Some(wanted) = &asked.resources {
-        resources::apply(wanted, limits, host, input.options.tolerate_missing_hugetlb_controller)?;
+        resources::apply(wanted, limits, host, input.options.tolerates_missing_hugetlb())?;
     }
     add_devices(input, context, section);
     Ok(())
@@ -189,6 +194,8 @@ fn add_devices(input: &ContainerInput<'_>, context: &LinuxContainerSecurityConte
         let known: Vec<String> = section.devices.iter().map(|device| device.path.clone()).collect();
         let host = input.gathered.host_devices.iter().filter(|device| !known.contains(&device.path));
         section.devices.extend(host.map(|device| device.node(None)));
+        limits.devices = vec![devices::allow_all()];
+    } else if context.privileged && input.handler.all_devices_allowed {
         limits.devices = vec![devices::allow_all()];
     }
 }

@@ -135,10 +135,7 @@ pub fn seccomp_profile(
     options: &ContainerSection,
 ) -> Result<Profile> {
     let profile = security::profile("seccomp", context.seccomp.as_ref(), text)?;
-    Ok(match profile {
-        Profile::Unset if options.unset_seccomp_profile == "RuntimeDefault" => Profile::Default,
-        other => other,
-    })
+    Ok(profile.or_unset(&options.unset_seccomp_profile))
 }
 
 /// Reads the facts of one container. May hang on a dead network mount: call it on a

@@ -48,6 +48,8 @@ pub struct PauseInput<'a> {
     pub seccomp: Option<&'a LocalProfile>,
     /// `sandbox.unprivileged_ports`, `sandbox.unprivileged_icmp`
     pub unprivileged: (bool, bool),
+    /// `container.unset_seccomp_profile`
+    pub unset_seccomp: &'a str,
 }
 
 /// CPU shares of a pause container (SBX-09).
@@ -55,7 +57,8 @@ const PAUSE_SHARES: u64 = 2;
 /// OOM score adjustment of a pause container (SBX-09).
 const PAUSE_OOM_SCORE_ADJ: i64 = -998;
 
-/// What runc hides and protects by default: for pause, which nobody configures.
+/// What runc hides and protects by default: for pause, which nobody configures, and for
+/// containers where `container.disable_proc_mount` says so.
 const PAUSE_MASKED: [&str; 11] = [
     "/proc/acpi",
     "/proc/asound",
@@ -70,6 +73,11 @@ const PAUSE_MASKED: [&str; 11] = [
     "/proc/scsi",
 ];
 const PAUSE_READONLY: [&str; 5] = ["/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"];
+
+/// The paths that are hidden and protected where nobody says otherwise.
+pub(super) fn usual_paths() -> (Vec<String>, Vec<String>) {
+    (texts(&PAUSE_MASKED), texts(&PAUSE_READONLY))
+}
 
 fn texts(list: &[&str]) -> Vec<String> {
     list.iter().map(ToString::to_string).collect()
@@ -100,7 +108,7 @@ pub fn pause(input: &PauseInput<'_>) -> Result<Spec> {
     .context(|| "pod sandbox")?;
     user::require_mapped(&user, modes.user).context(|| "pod sandbox")?;
     let capabilities = security::capabilities(None, false, host);
-    let profile = pause_seccomp(pod)?;
+    let profile = pause_seccomp(pod, input.unset_seccomp)?;
     let seccomp =
         security::seccomp(&profile, context.privileged, &capabilities.bounding, input.seccomp, host)?;
 
@@ -136,15 +144,17 @@ pub fn pause(input: &PauseInput<'_>) -> Result<Spec> {
     Ok(spec)
 }
 
-/// The seccomp profile that a pod sandbox asks for (SBX-10).
+/// The seccomp profile that a pod sandbox asks for, the configured one where it asks for
+/// none (SBX-10).
 ///
 /// # Errors
 /// InvalidArgument for a profile of no known form.
-pub fn pause_seccomp(pod: &PodSandboxConfig) -> Result<security::Profile> {
+pub fn pause_seccomp(pod: &PodSandboxConfig, unset: &str) -> Result<security::Profile> {
     let context = pod.linux.as_ref().and_then(|linux| linux.security_context.as_ref());
-    context.map_or(Ok(security::Profile::Unset), |context| {
+    let profile = context.map_or(Ok(security::Profile::Unset), |context| {
         security::profile("seccomp", context.seccomp.as_ref(), text_profile_of(context))
-    })
+    });
+    Ok(profile?.or_unset(unset))
 }
 
 #[allow(deprecated)] // older kubelets still send the text form (OCI-19)

@@ -1,5 +1,7 @@
 //! The translation against what real built-in plugins recorded: same request, same spec.
 
+mod options;
+
 use std::path::Path;
 
 use super::*;
@@ -97,6 +99,7 @@ fn a_pause_container_is_what_the_plugin_makes() {
         files: &files,
         seccomp: None,
         unprivileged: (true, true),
+        unset_seccomp: "",
     })
     .expect("a spec");
     assert_same(&ours, &theirs);

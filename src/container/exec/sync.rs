@@ -6,7 +6,7 @@ use std::time::Duration;
 use tokio::sync::oneshot;
 use tracing::warn;
 
-use super::Containers;
+use crate::container::Containers;
 use crate::containerd::{ExecRequest, Exit};
 use crate::error::{Context, Result, canceled, deadline, invalid};
 use crate::flow;

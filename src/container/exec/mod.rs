@@ -1,0 +1,4 @@
+//! ExecSync and Exec: further processes in a container.
+
+mod session;
+mod sync;
