@@ -30,7 +30,7 @@ use crate::image::Images;
 use crate::io::{Keeper, KeeperOptions};
 use crate::network::Network;
 use crate::pod::{Pods, Recovery};
-use crate::spec::{Features, gather};
+use crate::spec::{Features, Host, gather};
 use crate::state::{Paths, Store};
 use crate::stream::Streaming;
 use crate::sys::socket::Address;
@@ -114,7 +114,7 @@ async fn build(config: Arc<Config>, paths: Paths, flow: Flow) -> anyhow::Result<
     if host.restrict_oom_score_adj {
         info!(lowest = host.oom_score_adj, "OOM score adjustments are not set below the server's own");
     }
-    let features = features(&config, host.kernel).await;
+    let features = features(&config, &host).await;
     let containers = Containers::new(container::Inner {
         images: Images::new(containerd.clone(), &config),
         keeper,
@@ -135,15 +135,13 @@ async fn build(config: Arc<Config>, paths: Paths, flow: Flow) -> anyhow::Result<
 
 /// Asks every handler's OCI runtime what it can (SVC-20). One that does not tell is
 /// listed without features (SVC-19).
-async fn features(config: &Config, kernel: (u32, u32)) -> HashMap<String, Features> {
+async fn features(config: &Config, host: &Host) -> HashMap<String, Features> {
     let mut known = HashMap::new();
     for handler in &config.handlers {
         let Some(binary) = &handler.binary else { continue };
         let asked = tokio::process::Command::new(binary).arg("features").kill_on_drop(true).output();
         let found = match tokio::time::timeout(FEATURES_LIMIT, asked).await {
-            Ok(Ok(output)) => {
-                gather::parse_features(&output.stdout, kernel).map_err(|error| error.to_string())
-            }
+            Ok(Ok(output)) => gather::parse_features(&output.stdout, host).map_err(|error| error.to_string()),
             Ok(Err(error)) => Err(error.to_string()),
             Err(_) => Err("no answer in time".to_owned()),
         };

@@ -66,6 +66,17 @@ pub struct Handler {
 }
 
 impl Handler {
+    /// The shim's options with the owner of the pipes that a process has its output in: who
+    /// is somebody else than root on the host must own them to open them by name
+    /// (`/dev/stdout`). None for shims other than runc's, which make no such pipes.
+    #[must_use]
+    pub fn options_with_io_owner(&self, (uid, gid): (u32, u32)) -> Option<Any> {
+        let given = self.options.as_ref().filter(|_| self.shim == RUNC_SHIM)?;
+        let mut options = runc::Options::decode(given.value.as_slice()).ok()?;
+        (options.io_uid, options.io_gid) = (uid, gid);
+        Some(Any { type_url: given.type_url.clone(), value: options.encode_to_vec() })
+    }
+
     pub(super) fn new(
         name: &str,
         typed: &file::Handler,

@@ -9,6 +9,7 @@ mod image_volumes;
 mod list;
 mod log;
 mod remove;
+mod snapshot;
 mod start;
 mod status;
 mod stop;
@@ -92,6 +93,12 @@ impl Containers {
                 pod.handler, pod.id
             ))
         })
+    }
+
+    /// What the OCI runtime of a handler can; nothing where it does not tell.
+    #[must_use]
+    pub fn features_of(&self, handler: &Handler) -> Features {
+        self.features.get(&handler.name).copied().unwrap_or_default()
     }
 
     /// The pod's own files, as containers mount them.

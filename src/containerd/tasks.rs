@@ -40,6 +40,8 @@ pub struct TaskRequest {
     pub terminal: bool,
     /// Path of the shim binary, when not found by name.
     pub runtime_path: String,
+    /// Options of the shim in place of those that the container's record has.
+    pub options: Option<Any>,
 }
 
 /// An exec process to be made.
@@ -124,6 +126,7 @@ impl Containerd {
             stderr: task.stderr,
             terminal: task.terminal,
             runtime_path: task.runtime_path,
+            options: task.options,
             ..Default::default()
         };
         Ok(self.unary_within(limit, "Tasks.Create", self.tasks().create(request)).await?.pid)

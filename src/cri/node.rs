@@ -52,7 +52,7 @@ impl Cri {
             runtime_handlers: self.handlers(),
             features: Some(cri::RuntimeFeatures {
                 supplemental_groups_policy: true,
-                user_namespaces_host_network: false,
+                user_namespaces_host_network: self.user_namespaces_on_the_hosts_network(),
                 mount_options: false,
             }),
         }
@@ -95,6 +95,13 @@ impl Cri {
         deprecations(list, &self.config.file.server.ignore_deprecation_warnings)
     }
 
+    /// Whether a pod can have a user namespace and the host's network (SVC-21): it then sees
+    /// the host's /sys, recursively read-only (SBX-28).
+    fn user_namespaces_on_the_hosts_network(&self) -> bool {
+        let mut features = self.pods.containers.features.values();
+        features.any(|features| features.user_namespaces && features.recursive_read_only)
+    }
+
     /// Every handler and the default one under the empty name, sorted (SVC-17).
     fn handlers(&self) -> Vec<cri::RuntimeHandler> {
         let features = &self.pods.containers.features;
@@ -103,8 +110,7 @@ impl Cri {
             // Without features, but listed, where they are not known (SVC-19).
             features: features.get(handler).map(|features| cri::RuntimeHandlerFeatures {
                 recursive_read_only_mounts: features.recursive_read_only,
-                // The runtime may be able to; pods with user namespaces are not served yet.
-                user_namespaces: false,
+                user_namespaces: features.user_namespaces,
             }),
         };
         let mut list: Vec<_> =

@@ -65,7 +65,7 @@ impl Asked {
         if context.privileged && !pod_privileged {
             return Err(invalid("a privileged container needs a privileged pod sandbox"));
         }
-        let modes = Modes::of(context.namespace_options.as_ref())?;
+        let modes = Modes::of_container(input.pod, input.config)?;
         Ok(Asked { context, resources: linux.resources, pod, modes })
     }
 }
@@ -80,7 +80,7 @@ pub fn container(input: &ContainerInput<'_>) -> Result<Spec> {
     let mut spec = base(handler);
     let seccomp = fill_process(input, &asked, spec.process.get_or_insert_with(Process::default))?;
     let propagation;
-    (spec.mounts, propagation) = mounts_of(input, &asked.context)?;
+    (spec.mounts, propagation) = mounts_of(input, &asked)?;
     spec.root = Some(Root { path: "rootfs".into(), readonly: asked.context.readonly_rootfs });
     spec.annotations.extend(annotations::passed(&pod.annotations, &handler.pod_annotations));
     spec.annotations.extend(annotations::passed(&config.annotations, &handler.container_annotations));
@@ -111,6 +111,7 @@ fn fill_process(input: &ContainerInput<'_>, asked: &Asked, process: &mut Process
         image,
         input.accounts,
     )?;
+    user::require_mapped(&process.user, asked.modes.user)?;
     let hostname = if pod.hostname.is_empty() { &host.hostname } else { &pod.hostname };
     process.args = process::args(&config.command, &config.args, image)?;
     process.env = process::env(config, image, hostname)?;
@@ -136,10 +137,8 @@ fn text_profiles_of(context: &LinuxContainerSecurityContext) -> (&str, &str) {
     (&context.seccomp_profile_path, &context.apparmor_profile)
 }
 
-fn mounts_of(
-    input: &ContainerInput<'_>,
-    context: &LinuxContainerSecurityContext,
-) -> Result<(Vec<super::oci::Mount>, String)> {
+fn mounts_of(input: &ContainerInput<'_>, asked: &Asked) -> Result<(Vec<super::oci::Mount>, String)> {
+    let context = &asked.context;
     mounts::of_container(mounts::Request {
         mounts: &input.config.mounts,
         gathered: &input.gathered.mounts,
@@ -149,6 +148,7 @@ fn mounts_of(
         privileged: context.privileged,
         cgroup_writable: input.handler.cgroup_writable,
         features: input.features,
+        host_sys: asked.modes.host_sys(),
     })
 }
 
@@ -160,6 +160,7 @@ fn fill_linux(input: &ContainerInput<'_>, asked: &Asked, section: &mut Linux) ->
         input.target_pid,
         host.cgroup_v2 && !context.privileged,
     )?;
+    section.map_ids(asked.modes.user);
     section.cgroups_path = resources::cgroups_path(&asked.pod.cgroup_parent, input.id);
     if context.privileged {
         section.masked_paths.clear();

@@ -7,6 +7,7 @@
 //! | `seccomp` | `linux.seccomp` | SBX-10 |
 //! | `hostname` | `hostname`, unless the network is the host's | SBX-16 |
 //! | `sysctls` | `linux.sysctl`, with two of the configuration's | SBX-30, SBX-31 |
+//! | `userns_options` | `linux.uidMappings`, `gidMappings`; no `ping_group_range` | SBX-25, SBX-31 |
 //! | `cgroup_parent` | `linux.cgroupsPath` | SBX-32 |
 
 use std::collections::BTreeMap;
@@ -31,6 +32,8 @@ pub struct PauseInput<'a> {
     pub pod: &'a PodSandboxConfig,
     /// The pinned network namespace; none with host network.
     pub netns: Option<&'a Path>,
+    /// The pinned user namespace that owns it; none without, and with host network.
+    pub user_namespace: Option<&'a Path>,
     /// The pause image's config and name.
     pub image: (&'a ImageConfig, &'a str),
     /// Users of the pause image.
@@ -89,7 +92,7 @@ pub fn pause(input: &PauseInput<'_>) -> Result<Spec> {
     let empty = LinuxSandboxSecurityContext::default();
     let linux = pod.linux.clone().unwrap_or_default();
     let context = linux.security_context.as_ref().unwrap_or(&empty);
-    let modes = Modes::of(context.namespace_options.as_ref())?;
+    let modes = Modes::of_pod(pod)?;
     let (image, image_name) = input.image;
     let user = user::resolve(
         UserRequest {
@@ -103,6 +106,7 @@ pub fn pause(input: &PauseInput<'_>) -> Result<Spec> {
         input.accounts,
     )
     .context(|| "pod sandbox")?;
+    user::require_mapped(&user, modes.user).context(|| "pod sandbox")?;
     let capabilities = security::capabilities(None, false, host);
     let profile = pause_seccomp(pod, input.unset_seccomp)?;
     let seccomp =
@@ -121,12 +125,14 @@ pub fn pause(input: &PauseInput<'_>) -> Result<Spec> {
     if !modes.host_network() {
         spec.hostname = if pod.hostname.is_empty() { host.hostname.clone() } else { pod.hostname.clone() };
     }
-    spec.mounts = mounts::of_pause(context.privileged, &input.files.shm, &input.files.resolv_conf);
+    spec.mounts =
+        mounts::of_pause(context.privileged, modes.host_sys(), &input.files.shm, &input.files.resolv_conf);
     spec.annotations.extend(annotations::passed(&pod.annotations, &handler.pod_annotations));
     spec.annotations.extend(annotations::of_pause(input.id, pod, image_name));
 
     let section = spec.linux.get_or_insert_with(Linux::default);
-    section.namespaces = namespaces::of_pause(modes, input.netns);
+    section.namespaces = namespaces::of_pause(modes, input.netns, input.user_namespace);
+    section.map_ids(modes.user);
     section.cgroups_path = resources::cgroups_path(&linux.cgroup_parent, input.id);
     section.sysctl = sysctls(&linux.sysctls, modes, input.unprivileged);
     section.masked_paths = texts(&PAUSE_MASKED);
@@ -167,7 +173,8 @@ fn sysctls(
         if ports {
             all.entry("net.ipv4.ip_unprivileged_port_start".into()).or_insert_with(|| "0".into());
         }
-        if icmp {
+        // The range has groups that a user namespace does not map.
+        if icmp && modes.user.is_none() {
             all.entry("net.ipv4.ping_group_range".into()).or_insert_with(|| "0 2147483647".into());
         }
     }
