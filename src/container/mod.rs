@@ -6,6 +6,7 @@ mod exec;
 mod exit;
 mod files;
 mod image_volumes;
+pub(crate) mod labels;
 mod list;
 mod log;
 mod remove;

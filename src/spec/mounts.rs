@@ -12,7 +12,7 @@
 //! | `image`, `image_sub_path` | a bind mount of where the image is mounted, which is gathered; read-only and private alone | OCI-37, OCI-38 |
 //! | `uid_mappings`, `gid_mappings` | `uidMappings`, `gidMappings` of the bind mount; an image is mounted with them before | OCI-34 |
 //! | – | in a user namespace with the host's network, `/sys` is the host's | SBX-28 |
-//! | mount options, SELinux relabel | refused until they are built | |
+//! | mount options | refused until they are built | |
 
 use std::path::{Component, Path, PathBuf};
 
@@ -283,7 +283,7 @@ fn check_mappings(given: &cri::Mount, features: Features) -> Result<()> {
 /// InvalidArgument for mounts without a target or source, for image volumes that are more
 /// than read-only and private, and for id mappings that are none; FailedPrecondition for id
 /// mappings where the runtime has none; Unimplemented.
-pub fn check(mounts: &[cri::Mount], features: Features, mut is_selinux: impl FnMut() -> bool) -> Result<()> {
+pub fn check(mounts: &[cri::Mount], features: Features) -> Result<()> {
     for given in mounts {
         let target = given.container_path.as_str();
         if target.is_empty() {
@@ -298,9 +298,6 @@ pub fn check(mounts: &[cri::Mount], features: Features, mut is_selinux: impl FnM
         check_mappings(given, features).context(|| format!("{word}mount at {target:?}"))?;
         if !given.mount_options.is_empty() {
             return Err(unbuilt("mount options"));
-        }
-        if given.selinux_relabel && is_selinux() {
-            return Err(unbuilt("SELinux labels"));
         }
     }
     Ok(())
@@ -332,7 +329,7 @@ fn check_source(given: &cri::Mount) -> Result<(), String> {
 }
 
 /// A path without `.`, `..` and doubled slashes, for comparing targets.
-fn clean(path: &str) -> PathBuf {
+pub(super) fn clean(path: &str) -> PathBuf {
     let mut out = PathBuf::from("/");
     for part in Path::new(path).components() {
         match part {
@@ -462,11 +459,10 @@ mod tests {
             cri::Mount { mount_options: vec!["noexec".into()], ..given("/a") },
         ];
         for mount in bad {
-            assert!(check(std::slice::from_ref(&mount), Features::default(), || false).is_err(), "{mount:?}");
+            assert!(check(std::slice::from_ref(&mount), Features::default()).is_err(), "{mount:?}");
         }
         let relabel = cri::Mount { selinux_relabel: true, ..given("/a") };
-        assert!(check(std::slice::from_ref(&relabel), Features::default(), || false).is_ok());
-        assert!(check(&[relabel], Features::default(), || true).is_err());
+        assert!(check(std::slice::from_ref(&relabel), Features::default()).is_ok());
     }
 
     const MAPPING: cri::IdMapping = cri::IdMapping { host_id: 100_000, container_id: 0, length: 65536 };
@@ -477,7 +473,7 @@ mod tests {
         let able = Features { id_mapped_mounts: true, ..Features::default() };
         let mapped =
             cri::Mount { uid_mappings: vec![MAPPING], gid_mappings: vec![MAPPING; 2], ..given("/a") };
-        check(std::slice::from_ref(&mapped), able, || false).expect("nothing is wrong with it");
+        check(std::slice::from_ref(&mapped), able).expect("nothing is wrong with it");
         let (list, _) = of(std::slice::from_ref(&mapped), HostMount::default(), able).expect("valid");
         let mount = list.iter().find(|mount| mount.destination == "/a").expect("it is there");
         let json = serde_json::to_value(mount).expect("JSON");
@@ -490,7 +486,7 @@ mod tests {
         assert!(list.iter().filter(|mount| !mount.uid_mappings.is_empty()).count() == 1, "OCI-36");
 
         let kind = |mount: &cri::Mount, features| {
-            check(std::slice::from_ref(mount), features, || false).map_err(|error| error.kind()).err()
+            check(std::slice::from_ref(mount), features).map_err(|error| error.kind()).err()
         };
         assert_eq!(kind(&mapped, Features::default()), Some(Kind::FailedPrecondition));
         let empty = cri::IdMapping { length: 0, ..MAPPING };
@@ -544,7 +540,7 @@ mod tests {
             readonly: true,
             ..Default::default()
         };
-        check(std::slice::from_ref(&good), Features::default(), || false).expect("nothing is wrong with it");
+        check(std::slice::from_ref(&good), Features::default()).expect("nothing is wrong with it");
         let shared = MountPropagation::PropagationBidirectional as i32;
         let bad = [
             cri::Mount { host_path: "/host".into(), ..good.clone() },
@@ -554,14 +550,13 @@ mod tests {
             cri::Mount { image: Some(cri::ImageSpec::default()), ..good.clone() },
         ];
         for mount in bad {
-            let error =
-                check(std::slice::from_ref(&mount), Features::default(), || false).expect_err("wrong");
+            let error = check(std::slice::from_ref(&mount), Features::default()).expect_err("wrong");
             assert_eq!(error.kind(), Kind::InvalidArgument, "{error}");
             assert!(error.message().starts_with("ImageVolumeMountFailed: mount at \"/a\": "), "{error}");
         }
         let two = vec![MAPPING; 2];
         let mapped = cri::Mount { uid_mappings: two.clone(), gid_mappings: two, ..good.clone() };
-        let error = check(&[mapped], Features::default(), || false).expect_err("one is possible");
+        let error = check(&[mapped], Features::default()).expect_err("one is possible");
         assert_eq!(error.kind(), Kind::InvalidArgument);
         assert!(error.message().starts_with("ImageVolumeMountFailed: "), "{error}");
 
