@@ -133,6 +133,10 @@ pub struct ContainerSection {
     pub exit_drain_timeout_s: u64,
     /// Leave out the volumes that images declare (CTR-08).
     pub ignore_image_volumes: bool,
+    /// Containers may ask for devices by the Container Device Interface (OCI-41).
+    pub enable_cdi: bool,
+    /// Folders of CDI specs; a later one goes over an earlier one.
+    pub cdi_spec_dirs: Vec<PathBuf>,
     /// Seccomp profile where the kubelet gives none: empty (unconfined) or RuntimeDefault.
     pub unset_seccomp_profile: String,
     /// Tolerate missing cgroup controllers of resources asked for.
@@ -296,6 +300,8 @@ impl Default for ContainerSection {
             exec_drain_timeout_s: 5,
             exit_drain_timeout_s: 10,
             ignore_image_volumes: false,
+            enable_cdi: true,
+            cdi_spec_dirs: vec!["/etc/cdi".into(), "/var/run/cdi".into()],
             unset_seccomp_profile: String::new(),
             tolerate_missing_hugetlb_controller: true,
             device_ownership_from_security_context: false,
