@@ -137,6 +137,10 @@ pub struct ContainerSection {
     pub exit_drain_timeout_s: u64,
     /// Leave out the volumes that images declare (CTR-08).
     pub ignore_image_volumes: bool,
+    /// Containers may ask for devices by the Container Device Interface (OCI-41).
+    pub enable_cdi: bool,
+    /// Folders of CDI specs; a later one goes over an earlier one.
+    pub cdi_spec_dirs: Vec<PathBuf>,
     /// Seccomp profile where the kubelet gives none: empty (unconfined), RuntimeDefault or
     /// localhost/PATH (OCI-18).
     pub unset_seccomp_profile: String,
@@ -339,6 +343,8 @@ impl Default for ContainerSection {
             exec_drain_timeout_s: 5,
             exit_drain_timeout_s: 10,
             ignore_image_volumes: false,
+            enable_cdi: true,
+            cdi_spec_dirs: vec!["/etc/cdi".into(), "/var/run/cdi".into()],
             unset_seccomp_profile: String::new(),
             disable_apparmor: false,
             disable_proc_mount: false,

@@ -363,7 +363,8 @@ fn absolute_paths(file: &File) -> Result<(), Problem> {
         .bin_dirs
         .iter()
         .map(|path| ("cni.bin_dirs", path))
-        .chain(file.image.registry_config_dirs.iter().map(|path| ("image.registry_config_dirs", path)));
+        .chain(file.image.registry_config_dirs.iter().map(|path| ("image.registry_config_dirs", path)))
+        .chain(file.container.cdi_spec_dirs.iter().map(|path| ("container.cdi_spec_dirs", path)));
     for (key, path) in singles.into_iter().chain(lists) {
         if !path.is_absolute() {
             return Err(problem(key, format!("{path:?} must be an absolute path")));

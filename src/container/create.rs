@@ -54,6 +54,8 @@ struct Creation {
     volume_images: Vec<Option<Arc<Image>>>,
     handler: Handler,
     target_pid: Option<u32>,
+    /// Names of CDI devices.
+    devices: Vec<String>,
 }
 
 impl Containers {
@@ -155,8 +157,9 @@ impl Containers {
             precondition(format!("image {reference:?} is not on this node"))
         })?;
         let volume_images = image_volumes::resolve(&self.images, &mut config.mounts)?;
+        let devices = self.cdi.asked(&config)?;
         let target_pid = spec::pid_target(&config).map(|target| self.target_pid(&pod, target)).transpose()?;
-        Ok(Creation { id, pod, config, maps: modes.user, image, volume_images, handler, target_pid })
+        Ok(Creation { id, pod, config, maps: modes.user, image, volume_images, handler, target_pid, devices })
     }
 
     /// The pid of the container whose pid namespace is joined (OCI-22).
@@ -246,11 +249,13 @@ impl Containers {
         let (config, image) = (creation.config.clone(), creation.image.config.clone());
         let (root, state) = (root.to_owned(), state.to_owned());
         let options = self.config.file.container.clone();
+        let (cdi, devices) = (self.cdi.clone(), creation.devices.clone());
         flow::blocking(move || {
             for folder in [&root, &state] {
                 std::fs::create_dir_all(folder).context(|| format!("folder {folder:?}"))?;
             }
-            gather::container(&config, &image, &prepared, &options)
+            let gathered = gather::container(&config, &image, &prepared, &options)?;
+            Ok(gather::Gathered { edits: cdi.edits(&devices)?, ..gathered })
         })
         .await
     }

@@ -23,6 +23,7 @@ use std::sync::{Arc, Mutex};
 pub use files::remove_folder;
 pub use status::{user_of, verbose_info};
 
+use crate::cdi::Cdi;
 use crate::config::{Config, Handler};
 use crate::containerd::Containerd;
 use crate::error::{Result, precondition};
@@ -45,6 +46,8 @@ pub struct Inner {
     pub containerd: Containerd,
     /// Images.
     pub images: Images,
+    /// Devices of vendors.
+    pub cdi: Cdi,
     /// Container output.
     pub keeper: Keeper,
     /// Tables.

@@ -5,8 +5,8 @@ use serde_json::Value;
 use super::oci::{Linux, Process, Resources, Root, Spec};
 use super::user::{self, UserRequest};
 use super::{
-    Accounts, Features, Host, HostDevice, ImageConfig, Modes, PodFiles, annotations, base, devices, gather,
-    mounts, namespaces, pause, process, resources, security,
+    Accounts, Features, Host, HostDevice, ImageConfig, Modes, PodFiles, annotations, base, devices, edits,
+    gather, mounts, namespaces, pause, process, resources, security,
 };
 use crate::config::Handler;
 use crate::error::{Result, invalid};
@@ -93,6 +93,7 @@ pub fn container(input: &ContainerInput<'_>) -> Result<Spec> {
         section.seccomp = seccomp;
     }
     fill_linux(input, &asked, section)?;
+    edits::apply(&input.gathered.edits, &mut spec);
     Ok(spec)
 }
 

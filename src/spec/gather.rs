@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use super::devices::check_permissions;
 use super::security::{self, Profile};
-use super::{Features, Host, HostDevice, HostMount, ImageConfig, LocalProfile};
+use super::{Edits, Features, Host, HostDevice, HostMount, ImageConfig, LocalProfile};
 use crate::config::file::ContainerSection;
 use crate::error::{Context, Result, invalid};
 use crate::proto::cri::{ContainerConfig, LinuxContainerSecurityContext, MountPropagation};
@@ -32,6 +32,8 @@ pub struct Gathered {
     pub host_devices: Vec<HostDevice>,
     /// The seccomp profile of the node.
     pub seccomp: Option<LocalProfile>,
+    /// What the CDI devices change; gathered by [`crate::cdi`].
+    pub edits: Edits,
 }
 
 /// What was made on the host for a container before.

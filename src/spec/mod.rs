@@ -7,6 +7,7 @@ mod accounts;
 pub mod annotations;
 mod container;
 pub mod devices;
+pub mod edits;
 pub mod gather;
 mod image;
 pub mod mounts;
@@ -22,6 +23,7 @@ pub mod user;
 pub use accounts::Accounts;
 pub use container::{ContainerInput, container};
 pub use devices::HostDevice;
+pub use edits::Edits;
 pub use image::ImageConfig;
 pub use mounts::{HostMount, PodFiles};
 pub use namespaces::Modes;
@@ -124,9 +126,6 @@ pub fn to_json(spec: &Spec) -> Vec<u8> {
 pub fn refuse_unbuilt(config: &ContainerConfig) -> Result<()> {
     let unbuilt =
         |what: &str| Err(Error::new(crate::error::Kind::Unimplemented, format!("{what} are not served yet")));
-    if !config.cdi_devices.is_empty() || config.annotations.keys().any(|key| key.starts_with("cdi.k8s.io/")) {
-        return unbuilt("CDI devices");
-    }
     let classes = ["blockio.resources.beta.kubernetes.io/", "rdt.resources.beta.kubernetes.io/"];
     if config.annotations.keys().any(|key| classes.iter().any(|class| key.starts_with(class))) {
         return unbuilt("block I/O and RDT classes");

@@ -91,7 +91,6 @@ fn a_pause_container_is_what_the_plugin_makes() {
         pod: &metadata.config,
         user_namespace: None,
         netns: Some(Path::new(&metadata.netns_path)),
-        user_namespace: None,
         image: (&image, "registry.k8s.io/pause:3.10"),
         accounts: &Accounts::default(),
         handler: config.default_handler(),

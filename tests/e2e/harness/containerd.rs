@@ -69,7 +69,7 @@ impl Containerd {
         Containerd { place: place.clone(), binary, version, channel, process: Mutex::new(None) }
     }
 
-    /// Its program.
+    /// Its program, of which the shims are neighbours.
     pub(crate) fn binary(&self) -> &Path {
         &self.binary
     }
@@ -271,11 +271,4 @@ pub(crate) fn search_path(containerd: &Path) -> std::ffi::OsString {
     let path = std::env::var_os("PATH").unwrap_or_default();
     let folders = runc.into_iter().chain(shims).chain(std::env::split_paths(&path));
     std::env::join_paths(folders).expect("folders without colons")
-}
-
-impl Containerd {
-    /// Its binary, of which the shims are neighbours.
-    pub(crate) fn binary(&self) -> &Path {
-        &self.binary
-    }
 }
