@@ -20,6 +20,7 @@ use crate::error::{Result, internal, unavailable};
 use crate::pod::{Pods, Recovery};
 use crate::proto::cri::image_service_server::ImageServiceServer;
 use crate::proto::cri::runtime_service_server::RuntimeServiceServer;
+use crate::stats::Stats;
 
 /// The largest request (SVC-08).
 const REQUEST_BYTES_MAX: usize = 16 << 20;
@@ -28,6 +29,7 @@ const REQUEST_BYTES_MAX: usize = 16 << 20;
 #[derive(Clone)]
 pub struct Cri {
     pods: Pods,
+    stats: Stats,
     config: Arc<Config>,
     node: Arc<node::Node>,
 }
@@ -37,7 +39,8 @@ impl Cri {
     #[must_use]
     pub fn new(pods: Pods) -> Cri {
         let config = pods.containers.config.clone();
-        Cri { pods, config, node: Arc::default() }
+        let stats = Stats::new(pods.clone());
+        Cri { pods, stats, config, node: Arc::default() }
     }
 
     /// The RuntimeService.
