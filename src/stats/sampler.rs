@@ -16,7 +16,9 @@ use crate::containerd::Containerd;
 use crate::flow::{self, lock};
 use crate::state::container::now;
 
-/// How long an answer waits for a shim.
+/// How many shims are asked at once for one answer: that is waiting, not work.
+const TASKS_MAX: usize = 64;
+/// How long a shim may take before answers go without it.
 const TASK_WAIT: Duration = Duration::from_secs(2);
 /// How long a shim may take. It is asked again only after its answer or this long: it keeps
 /// every question that it does not answer, and would grow with each one (STA-11).
@@ -31,7 +33,14 @@ struct Inner {
     containerd: Containerd,
     known: Mutex<HashMap<String, Known>>,
     /// Questions that shims have not answered yet, by container.
-    asked: Mutex<HashMap<String, watch::Receiver<Option<Answer>>>>,
+    asked: Mutex<HashMap<String, Question>>,
+}
+
+/// A question to a shim.
+#[derive(Clone)]
+struct Question {
+    since: tokio::time::Instant,
+    answer: watch::Receiver<Option<Answer>>,
 }
 
 /// What is remembered of a pod or container.
@@ -108,16 +117,13 @@ impl Sampler {
 
     /// Samples of all subjects that can be read, by id.
     pub(super) async fn samples(&self, subjects: Vec<Subject>) -> HashMap<String, Sample> {
-        let reads = subjects.into_iter().map(|subject| async move {
-            let taken = self.take(&subject).await;
-            (subject, taken)
-        });
-        let taken: Vec<(Subject, Answer)> =
-            futures_util::stream::iter(reads).buffer_unordered(READS_MAX).collect().await;
+        let (tasks, here): (Vec<Subject>, Vec<Subject>) =
+            subjects.into_iter().partition(|subject| matches!(subject.source, Source::Task));
+        let (tasks, here) = tokio::join!(self.take_all(tasks, TASKS_MAX), self.take_all(here, READS_MAX));
 
-        let mut samples = HashMap::with_capacity(taken.len());
+        let mut samples = HashMap::with_capacity(tasks.len() + here.len());
         let mut without_rate = Vec::new();
-        for (subject, taken) in taken {
+        for (subject, taken) in tasks.into_iter().chain(here) {
             let Some(taken) = taken else { continue };
             let nano_cores = taken.usage().and_then(|usage| self.rate(&subject.id, usage));
             if taken.reading.cpu.is_some() && nano_cores.is_none() {
@@ -132,6 +138,14 @@ impl Sampler {
             }
         }
         samples
+    }
+
+    async fn take_all(&self, subjects: Vec<Subject>, at_once: usize) -> Vec<(Subject, Answer)> {
+        let reads = subjects.into_iter().map(|subject| async move {
+            let taken = self.take(&subject).await;
+            (subject, taken)
+        });
+        futures_util::stream::iter(reads).buffer_unordered(at_once).collect().await
     }
 
     /// Rates by a second reading of the cpu time, of subjects that have no earlier sample.
@@ -204,22 +218,25 @@ impl Sampler {
         Some(cgroup)
     }
 
-    /// Asks the shim of a task, or waits for the answer to a question that is out already.
+    /// Asks the shim of a task, or waits for the answer to a question that is out already. One
+    /// that is out for long is not waited for.
     async fn ask(&self, id: &str) -> Answer {
-        let mut answer = {
+        let mut question = {
             let mut asked = lock(&self.0.asked);
             match asked.get(id) {
-                Some(answer) => answer.clone(),
+                Some(question) => question.clone(),
                 None => {
-                    let (sender, receiver) = watch::channel(None);
-                    asked.insert(id.to_owned(), receiver.clone());
+                    let (sender, answer) = watch::channel(None);
+                    let question = Question { since: tokio::time::Instant::now(), answer };
+                    asked.insert(id.to_owned(), question.clone());
                     // Not cut off with the caller: the shim would go on with it anyway.
                     tokio::spawn(self.clone().question(id.to_owned(), sender).instrument(Span::current()));
-                    receiver
+                    question
                 }
             }
         };
-        let answered = tokio::time::timeout(TASK_WAIT, answer.wait_for(Option::is_some)).await;
+        let answered = question.answer.wait_for(Option::is_some);
+        let answered = tokio::time::timeout_at(question.since + TASK_WAIT, answered).await;
         answered.ok()?.ok()?.clone().flatten()
     }
 
