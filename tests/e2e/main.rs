@@ -19,3 +19,4 @@ mod neighbours;
 mod pull_kills;
 mod restart;
 mod smoke;
+mod stats;

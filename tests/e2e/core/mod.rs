@@ -15,6 +15,7 @@ mod process;
 mod sandbox;
 mod sandbox_end;
 mod sandbox_files;
+mod stats;
 mod stop;
 
 use std::time::{SystemTime, UNIX_EPOCH};

@@ -34,7 +34,7 @@ mod node;
 mod place;
 mod pod;
 mod process;
-mod procfs;
+pub(crate) mod procfs;
 mod registry;
 mod slot;
 
