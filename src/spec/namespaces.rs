@@ -81,54 +81,57 @@ fn user_namespace(options: Option<&UserNamespace>) -> Result<()> {
     }
 }
 
-fn namespace(kind: &str, path: impl Into<String>) -> Namespace {
-    Namespace { kind: kind.to_owned(), path: path.into() }
+/// Puts a namespace in the place of the one of its kind, or at the end.
+fn set(list: &mut Vec<Namespace>, kind: &str, path: String) {
+    match list.iter_mut().find(|namespace| namespace.kind == kind) {
+        Some(known) => known.path = path,
+        None => list.push(Namespace { kind: kind.to_owned(), path }),
+    }
 }
 
-/// The namespaces of a pause container; `netns` is the pod's pinned network namespace.
+/// The namespaces of a pause container, from the usual ones; `netns` is the pod's pinned
+/// network namespace.
 #[must_use]
-pub fn of_pause(modes: Modes, netns: Option<&Path>) -> Vec<Namespace> {
-    let mut list = vec![namespace("mount", "")];
-    if modes.pid != NamespaceMode::Node {
-        list.push(namespace("pid", ""));
-    }
-    if modes.ipc != NamespaceMode::Node {
-        list.push(namespace("ipc", ""));
-    }
+pub fn of_pause(start: Vec<Namespace>, modes: Modes, netns: Option<&Path>) -> Vec<Namespace> {
+    let mut list = start;
+    list.retain(|namespace| match namespace.kind.as_str() {
+        "network" | "uts" => !modes.host_network(),
+        "pid" => modes.pid != NamespaceMode::Node,
+        "ipc" => modes.ipc != NamespaceMode::Node,
+        _ => true,
+    });
     if let Some(path) = netns.filter(|_| !modes.host_network()) {
-        list.push(namespace("uts", ""));
-        list.push(namespace("network", path.to_string_lossy()));
+        set(&mut list, "network", path.to_string_lossy().into_owned());
     }
     list
 }
 
-/// The namespaces of a container; `target` is the process whose pid namespace is joined
-/// in mode TARGET.
+/// The namespaces of a container, from the usual ones or those of a base spec; `target`
+/// is the process whose pid namespace is joined in mode TARGET.
 ///
 /// # Errors
 /// InvalidArgument for TARGET without a target.
 pub fn of_container(
+    start: Vec<Namespace>,
     modes: Modes,
     pause: u32,
     target: Option<u32>,
     new_cgroup: bool,
 ) -> Result<Vec<Namespace>> {
-    let of = |kind: &str, file: &str, pid: u32| namespace(kind, format!("/proc/{pid}/ns/{file}"));
-    let mut list = vec![
-        namespace("mount", ""),
-        of("ipc", "ipc", pause),
-        of("uts", "uts", pause),
-        of("network", "net", pause),
-    ];
+    let of = |file: &str, pid: u32| format!("/proc/{pid}/ns/{file}");
+    let mut list = start;
+    if new_cgroup {
+        set(&mut list, "cgroup", String::new());
+    }
+    set(&mut list, "network", of("net", pause));
+    set(&mut list, "ipc", of("ipc", pause));
+    set(&mut list, "uts", of("uts", pause));
     match (modes.pid, target) {
-        (NamespaceMode::Container, _) => list.push(namespace("pid", "")),
-        (NamespaceMode::Target, Some(pid)) => list.push(of("pid", "pid", pid)),
+        (NamespaceMode::Container, _) => {}
+        (NamespaceMode::Target, Some(pid)) => set(&mut list, "pid", of("pid", pid)),
         (NamespaceMode::Target, None) => return Err(invalid("pid namespace mode TARGET needs a target_id")),
         // In mode NODE pause is in the host's own.
-        (NamespaceMode::Pod | NamespaceMode::Node, _) => list.push(of("pid", "pid", pause)),
-    }
-    if new_cgroup {
-        list.push(namespace("cgroup", ""));
+        (NamespaceMode::Pod | NamespaceMode::Node, _) => set(&mut list, "pid", of("pid", pause)),
     }
     Ok(list)
 }
@@ -143,6 +146,10 @@ mod tests {
         NamespaceOption { network: network as i32, pid: pid as i32, ipc: ipc as i32, ..Default::default() }
     }
 
+    fn start() -> Vec<Namespace> {
+        crate::spec::defaults::spec(String::new()).linux.map(|linux| linux.namespaces).unwrap_or_default()
+    }
+
     fn kinds(list: &[Namespace]) -> Vec<&str> {
         list.iter().map(|namespace| namespace.kind.as_str()).collect()
     }
@@ -151,9 +158,12 @@ mod tests {
     fn host_namespaces_are_left_out_of_pause() {
         let node = NamespaceMode::Node;
         let modes = Modes::of(Some(&options(node, node, node))).expect("valid");
-        assert_eq!(kinds(&of_pause(modes, None)), ["mount"]);
+        assert_eq!(kinds(&of_pause(start(), modes, None)), ["mount"]);
         let own = Modes::of(None).expect("valid");
-        assert_eq!(kinds(&of_pause(own, Some(Path::new("/n")))), ["mount", "pid", "ipc", "uts", "network"]);
+        assert_eq!(
+            kinds(&of_pause(start(), own, Some(Path::new("/n")))),
+            ["pid", "ipc", "uts", "mount", "network"]
+        );
     }
 
     #[test]
@@ -161,7 +171,7 @@ mod tests {
         let pod = NamespaceMode::Pod;
         let pid_path = |pid: NamespaceMode, target| {
             let modes = Modes::of(Some(&options(pod, pid, pod))).expect("valid");
-            of_container(modes, 7, target, false).map(|list| {
+            of_container(start(), modes, 7, target, false).map(|list| {
                 list.into_iter().find(|namespace| namespace.kind == "pid").map(|found| found.path)
             })
         };
