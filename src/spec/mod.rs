@@ -6,6 +6,7 @@
 mod accounts;
 pub mod annotations;
 mod container;
+mod defaults;
 pub mod devices;
 pub mod edits;
 pub mod gather;
@@ -13,6 +14,7 @@ mod image;
 pub mod mounts;
 pub mod namespaces;
 pub mod oci;
+pub mod paths;
 mod pause;
 pub mod process;
 pub mod resources;
@@ -22,6 +24,7 @@ pub mod user;
 
 pub use accounts::Accounts;
 pub use container::{ContainerInput, container};
+pub use defaults::base;
 pub use devices::HostDevice;
 pub use edits::Edits;
 pub use image::ImageConfig;
@@ -30,7 +33,6 @@ pub use namespaces::Modes;
 pub use oci::Spec;
 pub use pause::{PauseInput, pause, pause_seccomp, sysctls_need_network};
 
-use crate::config::Handler;
 use crate::error::{Error, Result, precondition};
 use crate::proto::cri::{ContainerConfig, NamespaceMode};
 
@@ -57,6 +59,8 @@ pub struct Host {
     pub user_namespaces: bool,
     /// Memory and swap can be limited together.
     pub swap_controller: bool,
+    /// Options of the mounted cgroup v2 that must be repeated where it is mounted again.
+    pub cgroup_mount_options: Vec<String>,
     /// Huge pages can be limited.
     pub hugetlb_controller: bool,
     /// The server's own OOM score adjustment.
@@ -89,19 +93,6 @@ pub struct LocalProfile {
     pub path: String,
     /// Its text.
     pub text: String,
-}
-
-/// The spec that values are laid over: the handler's base spec, or nothing.
-fn base(handler: &Handler) -> Spec {
-    let mut spec = handler
-        .base_spec
-        .as_ref()
-        .and_then(|base| serde_json::from_value::<Spec>(base.clone()).ok())
-        .unwrap_or_default();
-    if spec.oci_version.is_empty() {
-        spec.oci_version = oci::OCI_VERSION.to_owned();
-    }
-    spec
 }
 
 /// Parses the OCI spec of a container record.
@@ -138,6 +129,14 @@ pub fn refuse_unbuilt(config: &ContainerConfig) -> Result<()> {
 pub fn pid_target(config: &ContainerConfig) -> Option<&str> {
     let options = config.linux.as_ref()?.security_context.as_ref()?.namespace_options.as_ref()?;
     (options.pid == NamespaceMode::Target as i32).then_some(options.target_id.as_str())
+}
+
+/// Whether a container asks for the host's IPC.
+#[must_use]
+pub fn asks_for_host_ipc(config: &ContainerConfig) -> bool {
+    let context = config.linux.as_ref().and_then(|linux| linux.security_context.as_ref());
+    let options = context.and_then(|context| context.namespace_options.as_ref());
+    options.is_some_and(|options| options.ipc == NamespaceMode::Node as i32)
 }
 
 #[cfg(test)]

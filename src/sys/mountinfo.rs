@@ -46,6 +46,16 @@ pub fn containing(table: &[MountPoint], path: &Path) -> MountPoint {
     above.max_by_key(|mount| mount.path.as_os_str().len()).cloned().unwrap_or_default()
 }
 
+/// The options of the file system at the mount point `path`, those that all its mounts
+/// share; none where nothing is mounted, or the table cannot be read.
+#[must_use]
+pub fn super_options(path: &Path) -> Vec<String> {
+    let table = std::fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
+    let lines = table.lines().filter(|text| line(text.as_bytes()).is_some_and(|mount| mount.path == path));
+    let options = lines.last().and_then(|text| text.split(" - ").nth(1)?.split(' ').nth(2));
+    options.map(|options| options.split(',').map(str::to_owned).collect()).unwrap_or_default()
+}
+
 fn parse(table: &[u8]) -> Vec<MountPoint> {
     table.split(|byte| *byte == b'\n').filter_map(line).collect()
 }
