@@ -16,6 +16,7 @@ mod sandbox;
 mod sandbox_end;
 mod sandbox_files;
 mod stop;
+mod user_namespaces;
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
