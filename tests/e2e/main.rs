@@ -20,3 +20,4 @@ mod pull_kills;
 mod restart;
 mod smoke;
 mod stats;
+mod user_namespaces;

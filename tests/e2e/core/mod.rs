@@ -17,6 +17,7 @@ mod sandbox_end;
 mod sandbox_files;
 mod stats;
 mod stop;
+mod user_namespaces;
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
