@@ -137,6 +137,14 @@ pub struct ContainerSection {
     pub enable_cdi: bool,
     /// Folders of CDI specs; a later one goes over an earlier one.
     pub cdi_spec_dirs: Vec<PathBuf>,
+    /// YAML file of block I/O classes; empty means none (OCI-45).
+    pub blockio_config_file: PathBuf,
+    /// Pass over block I/O classes that are asked for where there are none.
+    pub ignore_blockio_not_enabled_errors: bool,
+    /// YAML file that says who may choose a class of RDT; empty means everybody (OCI-45).
+    pub rdt_config_file: PathBuf,
+    /// Pass over classes of RDT that are asked for where there are none.
+    pub ignore_rdt_not_enabled_errors: bool,
     /// Seccomp profile where the kubelet gives none: empty (unconfined) or RuntimeDefault.
     pub unset_seccomp_profile: String,
     /// Tolerate missing cgroup controllers of resources asked for.
@@ -302,6 +310,10 @@ impl Default for ContainerSection {
             ignore_image_volumes: false,
             enable_cdi: true,
             cdi_spec_dirs: vec!["/etc/cdi".into(), "/var/run/cdi".into()],
+            blockio_config_file: PathBuf::new(),
+            ignore_blockio_not_enabled_errors: false,
+            rdt_config_file: PathBuf::new(),
+            ignore_rdt_not_enabled_errors: false,
             unset_seccomp_profile: String::new(),
             tolerate_missing_hugetlb_controller: true,
             device_ownership_from_security_context: false,

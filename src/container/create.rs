@@ -73,7 +73,6 @@ impl Containers {
             return Err(invalid("the pod sandbox config has no metadata"));
         }
         pod.require_ready()?;
-        spec::refuse_unbuilt(&config)?;
         mounts::check(&config.mounts, || self.host.selinux)?;
         let pod_metadata = pod.config.metadata.clone().unwrap_or_default();
         let name = ids::container_name(metadata, &pod_metadata);
@@ -257,14 +256,16 @@ impl Containers {
         let prepared = gather::Prepared { volumes_dir: root.join("volumes"), image_volumes };
         let (config, image) = (creation.config.clone(), creation.image.config.clone());
         let (root, state) = (root.to_owned(), state.to_owned());
-        let options = self.config.file.container.clone();
         let (cdi, devices) = (self.cdi.clone(), creation.devices.clone());
+        let (pod, options) = (creation.pod.config.clone(), self.config.clone());
         flow::blocking(move || {
             for folder in [&root, &state] {
                 std::fs::create_dir_all(folder).context(|| format!("folder {folder:?}"))?;
             }
-            let gathered = gather::container(&config, &image, &prepared, &options)?;
-            Ok(gather::Gathered { edits: cdi.edits(&devices)?, ..gathered })
+            let classes = gather::classes::of(&config, &pod, &options)?;
+            let edits = cdi.edits(&devices)?;
+            let gathered = gather::container(&config, &image, &prepared, &options.file.container)?;
+            Ok(gather::Gathered { edits, classes, ..gathered })
         })
         .await
     }

@@ -5,8 +5,8 @@ use serde_json::Value;
 use super::oci::{Linux, Process, Resources, Root, Spec};
 use super::user::{self, UserRequest};
 use super::{
-    Accounts, Features, Host, HostDevice, ImageConfig, Modes, PodFiles, annotations, base, devices, edits,
-    gather, mounts, namespaces, process, resources, security,
+    Accounts, Features, Host, HostDevice, ImageConfig, Modes, PodFiles, annotations, base, classes, devices,
+    edits, gather, mounts, namespaces, process, resources, security,
 };
 use crate::config::Handler;
 use crate::error::{Result, invalid};
@@ -172,6 +172,7 @@ fn fill_linux(input: &ContainerInput<'_>, asked: &Asked, section: &mut Linux) ->
         resources::apply(wanted, limits, host, input.options.tolerate_missing_hugetlb_controller)?;
     }
     add_devices(input, context, section);
+    classes::apply(&input.gathered.classes, section);
     Ok(())
 }
 
