@@ -7,8 +7,8 @@
 //! | layer | modules |
 //! |---|---|
 //! | command line and composition | [`cli`], [`app`] |
-//! | edge | [`cri`]: gRPC for the kubelet; [`admin`]: what goes on, for who debugs |
-//! | domain, in this order | [`pod`], [`container`], [`image`]: one verb, one file |
+//! | edge | [`cri`]: gRPC for the kubelet; [`admin`]: what goes on, for who debugs; [`stream`]: exec, attach, port-forward |
+//! | domain, in this order | [`stats`], [`pod`], [`container`], [`image`]: one verb, one file |
 //! | records | [`state`]: pods, containers, their tables and status files |
 //! | additions to a spec | [`cdi`]: devices of vendors |
 //! | capabilities | [`spec`] (CRI → OCI, pure), [`network`] (CNI), [`io`] (output, logs) |
@@ -37,5 +37,7 @@ pub mod pod;
 pub mod proto;
 pub mod spec;
 pub mod state;
+pub mod stats;
+pub mod stream;
 pub mod sys;
 pub mod telemetry;

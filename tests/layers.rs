@@ -10,11 +10,13 @@ use std::path::{Path, PathBuf};
 
 /// From the top. A module uses those of later rows, and of its own row only where
 /// [`FOUNDATION`] says so.
-const LAYERS: [&[&str]; 12] = [
+const LAYERS: [&[&str]; 14] = [
     &["main"],
     &["cli"],
     &["app"],
     &["cri", "admin"],
+    &["stream"],
+    &["stats"],
     &["pod"],
     &["container"],
     &["image"],

@@ -5,6 +5,7 @@
 
 mod blockio;
 pub mod file;
+pub mod import;
 mod imported;
 mod locate;
 mod proxies;
@@ -196,7 +197,11 @@ impl Config {
         own.clone()
     }
 
-    fn from_text(text: &str, path: &Path, overrides: &Overrides) -> Result<Config, ConfigError> {
+    /// As [`Config::load`], of a text that is called `path`; without what is said elsewhere.
+    ///
+    /// # Errors
+    /// What is wrong, with file, line and key.
+    pub fn from_text(text: &str, path: &Path, overrides: &Overrides) -> Result<Config, ConfigError> {
         let name = path.display();
         let mut file: File = toml::from_str(text).map_err(|error| {
             let place = locate::describe(text, error.span());
@@ -416,10 +421,21 @@ fn bounds(file: &File) -> Result<(), Problem> {
     if file.image.snapshotter.is_empty() {
         return Err(problem("image.snapshotter", "must not be empty"));
     }
-    if !["", "RuntimeDefault"].contains(&file.container.unset_seccomp_profile.as_str()) {
-        return Err(problem("container.unset_seccomp_profile", "must be empty or \"RuntimeDefault\""));
+    let unset = file.container.unset_seccomp_profile.as_str();
+    let is_local = unset.strip_prefix("localhost/").is_some_and(|path| Path::new(path).is_absolute());
+    if !["", "RuntimeDefault"].contains(&unset) && !is_local {
+        return Err(problem(
+            "container.unset_seccomp_profile",
+            "must be empty, \"RuntimeDefault\" or \"localhost/\" and an absolute path",
+        ));
+    }
+    let stream = &file.stream;
+    if stream.tls_cert_file.as_os_str().is_empty() != stream.tls_key_file.as_os_str().is_empty() {
+        return Err(problem("stream.tls_cert_file", "goes with stream.tls_key_file: both or neither"));
     }
     let positive = [
+        ("stream.idle_timeout_s", file.stream.idle_timeout_s),
+        ("stream.creation_timeout_s", file.stream.creation_timeout_s),
         ("containerd.call_timeout_s", file.containerd.call_timeout_s),
         ("cni.timeout_s", file.cni.timeout_s),
         ("sandbox.start_timeout_s", file.sandbox.start_timeout_s),

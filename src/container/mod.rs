@@ -1,5 +1,6 @@
 //! Containers: one verb, one file.
 
+mod attach;
 mod create;
 mod exec;
 mod exit;
@@ -8,9 +9,11 @@ mod image_volumes;
 mod list;
 mod log;
 mod remove;
+mod snapshot;
 mod start;
 mod status;
 mod stop;
+mod terminal;
 mod update;
 mod volumes;
 
@@ -93,6 +96,12 @@ impl Containers {
                 pod.handler, pod.id
             ))
         })
+    }
+
+    /// What the OCI runtime of a handler can; nothing where it does not tell.
+    #[must_use]
+    pub fn features_of(&self, handler: &Handler) -> Features {
+        self.features.get(&handler.name).copied().unwrap_or_default()
     }
 
     /// The pod's own files, as containers mount them.

@@ -33,7 +33,7 @@ use std::time::Duration;
 use tokio::sync::watch;
 use tonic::transport::Endpoint;
 
-pub use compat::Capabilities;
+pub use compat::{Capabilities, IdMapping};
 pub use containers::{ContainerRecord, ContainerUpdate, SPEC_TYPE_URL};
 pub use content::{ContentInfo, ContentWriter};
 pub use events::Event;

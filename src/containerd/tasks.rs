@@ -40,6 +40,8 @@ pub struct TaskRequest {
     pub terminal: bool,
     /// Path of the shim binary, when not found by name.
     pub runtime_path: String,
+    /// Options of the shim in place of those that the container's record has.
+    pub options: Option<Any>,
 }
 
 /// An exec process to be made.
@@ -124,6 +126,7 @@ impl Containerd {
             stderr: task.stderr,
             terminal: task.terminal,
             runtime_path: task.runtime_path,
+            options: task.options,
             ..Default::default()
         };
         Ok(self.unary_within(limit, "Tasks.Create", self.tasks().create(request)).await?.pid)
@@ -232,6 +235,30 @@ impl Containerd {
             .map_err(|status| super::error::from_status("Tasks.Wait", &status))?
             .into_inner();
         Ok(Exit { code: answer.exit_status, at: nanoseconds(answer.exited_at) })
+    }
+
+    /// Sets the size of the terminal of the main process or of an exec process.
+    ///
+    /// # Errors
+    /// NotFound; those of the shim: it has no terminal, or not yet.
+    pub async fn resize_pty(&self, container_id: &str, exec_id: &str, width: u16, height: u16) -> Result<()> {
+        let request = api::ResizePtyRequest {
+            container_id: container_id.into(),
+            exec_id: exec_id.into(),
+            width: width.into(),
+            height: height.into(),
+        };
+        self.unary("Tasks.ResizePty", self.tasks().resize_pty(request)).await.map(drop)
+    }
+
+    /// Lets the standard input of a process end, as far as its shim holds it open.
+    ///
+    /// # Errors
+    /// NotFound.
+    pub async fn close_stdin(&self, container_id: &str, exec_id: &str) -> Result<()> {
+        let request =
+            api::CloseIoRequest { container_id: container_id.into(), exec_id: exec_id.into(), stdin: true };
+        self.unary("Tasks.CloseIO", self.tasks().close_io(request)).await.map(drop)
     }
 
     /// Applies OCI resources (JSON) to a running task.

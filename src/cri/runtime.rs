@@ -194,16 +194,25 @@ impl RuntimeService for Cri {
         self.serve("ExecSync", &id, self.pods.containers.exec_sync(request)).await
     }
 
-    async fn exec(&self, _: Request<ExecRequest>) -> Answer<ExecResponse> {
-        Err(unbuilt("Exec"))
+    async fn exec(&self, request: Request<ExecRequest>) -> Answer<ExecResponse> {
+        let request = request.into_inner();
+        let id = request.container_id.clone();
+        let url = async { self.streaming.exec(request).map(|url| ExecResponse { url }) };
+        self.serve("Exec", &id, url).await
     }
 
-    async fn attach(&self, _: Request<AttachRequest>) -> Answer<AttachResponse> {
-        Err(unbuilt("Attach"))
+    async fn attach(&self, request: Request<AttachRequest>) -> Answer<AttachResponse> {
+        let request = request.into_inner();
+        let id = request.container_id.clone();
+        let url = async { self.streaming.attach(request).map(|url| AttachResponse { url }) };
+        self.serve("Attach", &id, url).await
     }
 
-    async fn port_forward(&self, _: Request<PortForwardRequest>) -> Answer<PortForwardResponse> {
-        Err(unbuilt("PortForward"))
+    async fn port_forward(&self, request: Request<PortForwardRequest>) -> Answer<PortForwardResponse> {
+        let request = request.into_inner();
+        let id = request.pod_sandbox_id.clone();
+        let url = async { self.streaming.port_forward(request).map(|url| PortForwardResponse { url }) };
+        self.serve("PortForward", &id, url).await
     }
 
     async fn container_stats(&self, _: Request<ContainerStatsRequest>) -> Answer<ContainerStatsResponse> {

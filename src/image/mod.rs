@@ -27,6 +27,7 @@ mod progress;
 mod pull;
 mod reference;
 mod registry;
+mod remap;
 mod remove;
 mod status;
 mod store;
@@ -54,6 +55,7 @@ pub use fs_info::FsUsage;
 pub use pause::PAUSE_REFERENCE;
 pub use progress::{LayerProgress, LayerState, PullState};
 pub use pull::Pull;
+pub use remap::{is_unfinished_remapping, remapped_name};
 
 /// The most layers that are downloaded at the same time, by all pulls together; each
 /// takes about half a megabyte of memory.

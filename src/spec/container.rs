@@ -6,7 +6,7 @@ use super::oci::{Linux, Process, Resources, Root, Spec};
 use super::user::{self, UserRequest};
 use super::{
     Accounts, Features, Host, HostDevice, ImageConfig, Modes, PodFiles, annotations, base, classes, devices,
-    edits, gather, mounts, namespaces, process, resources, security,
+    edits, gather, mounts, namespaces, pause, process, resources, security,
 };
 use crate::config::Handler;
 use crate::error::{Result, invalid};
@@ -65,7 +65,7 @@ impl Asked {
         if context.privileged && !pod_privileged {
             return Err(invalid("a privileged container needs a privileged pod sandbox"));
         }
-        let modes = Modes::of(context.namespace_options.as_ref())?;
+        let modes = Modes::of_container(input.pod, input.config)?;
         Ok(Asked { context, resources: linux.resources, pod, modes })
     }
 }
@@ -80,7 +80,7 @@ pub fn container(input: &ContainerInput<'_>) -> Result<Spec> {
     let mut spec = base(handler);
     let seccomp = fill_process(input, &asked, spec.process.get_or_insert_with(Process::default))?;
     let propagation;
-    (spec.mounts, propagation) = mounts_of(input, &asked.context)?;
+    (spec.mounts, propagation) = mounts_of(input, &asked)?;
     spec.root = Some(Root { path: "rootfs".into(), readonly: asked.context.readonly_rootfs });
     spec.annotations.extend(annotations::passed(&pod.annotations, &handler.pod_annotations));
     spec.annotations.extend(annotations::passed(&config.annotations, &handler.container_annotations));
@@ -112,6 +112,7 @@ fn fill_process(input: &ContainerInput<'_>, asked: &Asked, process: &mut Process
         image,
         input.accounts,
     )?;
+    user::require_mapped(&process.user, asked.modes.user)?;
     let hostname = if pod.hostname.is_empty() { &host.hostname } else { &pod.hostname };
     process.args = process::args(&config.command, &config.args, image)?;
     process.env = process::env(config, image, hostname)?;
@@ -137,10 +138,8 @@ fn text_profiles_of(context: &LinuxContainerSecurityContext) -> (&str, &str) {
     (&context.seccomp_profile_path, &context.apparmor_profile)
 }
 
-fn mounts_of(
-    input: &ContainerInput<'_>,
-    context: &LinuxContainerSecurityContext,
-) -> Result<(Vec<super::oci::Mount>, String)> {
+fn mounts_of(input: &ContainerInput<'_>, asked: &Asked) -> Result<(Vec<super::oci::Mount>, String)> {
+    let context = &asked.context;
     mounts::of_container(mounts::Request {
         mounts: &input.config.mounts,
         gathered: &input.gathered.mounts,
@@ -150,6 +149,7 @@ fn mounts_of(
         privileged: context.privileged,
         cgroup_writable: input.handler.cgroup_writable,
         features: input.features,
+        host_sys: asked.modes.host_sys(),
     })
 }
 
@@ -161,15 +161,21 @@ fn fill_linux(input: &ContainerInput<'_>, asked: &Asked, section: &mut Linux) ->
         input.target_pid,
         host.cgroup_v2 && !context.privileged,
     )?;
+    section.map_ids(asked.modes.user);
     section.cgroups_path = resources::cgroups_path(&asked.pod.cgroup_parent, input.id);
-    if !context.privileged {
+    if context.privileged {
+        section.masked_paths.clear();
+        section.readonly_paths.clear();
+    } else if !input.options.disable_proc_mount {
         section.masked_paths.clone_from(&context.masked_paths);
         section.readonly_paths.clone_from(&context.readonly_paths);
+    } else if input.handler.base_spec.is_none() {
+        (section.masked_paths, section.readonly_paths) = pause::usual_paths();
     }
     let limits = section.resources.get_or_insert_with(Resources::default);
     limits.devices = vec![devices::deny_all()];
     if let Some(wanted) = &asked.resources {
-        resources::apply(wanted, limits, host, input.options.tolerate_missing_hugetlb_controller)?;
+        resources::apply(wanted, limits, host, input.options.tolerates_missing_hugetlb())?;
     }
     add_devices(input, context, section);
     classes::apply(&input.gathered.classes, section);
@@ -190,6 +196,8 @@ fn add_devices(input: &ContainerInput<'_>, context: &LinuxContainerSecurityConte
         let known: Vec<String> = section.devices.iter().map(|device| device.path.clone()).collect();
         let host = input.gathered.host_devices.iter().filter(|device| !known.contains(&device.path));
         section.devices.extend(host.map(|device| device.node(None)));
+        limits.devices = vec![devices::allow_all()];
+    } else if context.privileged && input.handler.all_devices_allowed {
         limits.devices = vec![devices::allow_all()];
     }
 }

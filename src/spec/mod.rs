@@ -54,6 +54,8 @@ pub struct Host {
     pub kernel: (u32, u32),
     /// The node's name.
     pub hostname: String,
+    /// User namespaces can be made.
+    pub user_namespaces: bool,
     /// Memory and swap can be limited together.
     pub swap_controller: bool,
     /// Huge pages can be limited.
@@ -75,7 +77,9 @@ impl Host {
 pub struct Features {
     /// Mount option `rro`.
     pub recursive_read_only: bool,
-    /// User namespaces with id-mapped mounts.
+    /// Mounts with id mappings.
+    pub id_mapped_mounts: bool,
+    /// User namespaces, with id-mapped mounts.
     pub user_namespaces: bool,
 }
 

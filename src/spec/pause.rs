@@ -7,6 +7,7 @@
 //! | `seccomp` | `linux.seccomp` | SBX-10 |
 //! | `hostname` | `hostname`, unless the network is the host's | SBX-16 |
 //! | `sysctls` | `linux.sysctl`, with two of the configuration's | SBX-30, SBX-31 |
+//! | `userns_options` | `linux.uidMappings`, `gidMappings`; no `ping_group_range` | SBX-25, SBX-31 |
 //! | `cgroup_parent` | `linux.cgroupsPath` | SBX-32 |
 
 use std::collections::BTreeMap;
@@ -31,6 +32,8 @@ pub struct PauseInput<'a> {
     pub pod: &'a PodSandboxConfig,
     /// The pinned network namespace; none with host network.
     pub netns: Option<&'a Path>,
+    /// The pinned user namespace that owns it; none without, and with host network.
+    pub user_namespace: Option<&'a Path>,
     /// The pause image's config and name.
     pub image: (&'a ImageConfig, &'a str),
     /// Users of the pause image.
@@ -45,6 +48,8 @@ pub struct PauseInput<'a> {
     pub seccomp: Option<&'a LocalProfile>,
     /// `sandbox.unprivileged_ports`, `sandbox.unprivileged_icmp`
     pub unprivileged: (bool, bool),
+    /// `container.unset_seccomp_profile`
+    pub unset_seccomp: &'a str,
 }
 
 /// CPU shares of a pause container (SBX-09).
@@ -52,7 +57,8 @@ const PAUSE_SHARES: u64 = 2;
 /// OOM score adjustment of a pause container (SBX-09).
 const PAUSE_OOM_SCORE_ADJ: i64 = -998;
 
-/// What runc hides and protects by default: for pause, which nobody configures.
+/// What runc hides and protects by default: for pause, which nobody configures, and for
+/// containers where `container.disable_proc_mount` says so.
 const PAUSE_MASKED: [&str; 11] = [
     "/proc/acpi",
     "/proc/asound",
@@ -68,6 +74,11 @@ const PAUSE_MASKED: [&str; 11] = [
 ];
 const PAUSE_READONLY: [&str; 5] = ["/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"];
 
+/// The paths that are hidden and protected where nobody says otherwise.
+pub(super) fn usual_paths() -> (Vec<String>, Vec<String>) {
+    (texts(&PAUSE_MASKED), texts(&PAUSE_READONLY))
+}
+
 fn texts(list: &[&str]) -> Vec<String> {
     list.iter().map(ToString::to_string).collect()
 }
@@ -81,7 +92,7 @@ pub fn pause(input: &PauseInput<'_>) -> Result<Spec> {
     let empty = LinuxSandboxSecurityContext::default();
     let linux = pod.linux.clone().unwrap_or_default();
     let context = linux.security_context.as_ref().unwrap_or(&empty);
-    let modes = Modes::of(context.namespace_options.as_ref())?;
+    let modes = Modes::of_pod(pod)?;
     let (image, image_name) = input.image;
     let user = user::resolve(
         UserRequest {
@@ -95,8 +106,9 @@ pub fn pause(input: &PauseInput<'_>) -> Result<Spec> {
         input.accounts,
     )
     .context(|| "pod sandbox")?;
+    user::require_mapped(&user, modes.user).context(|| "pod sandbox")?;
     let capabilities = security::capabilities(None, false, host);
-    let profile = pause_seccomp(pod)?;
+    let profile = pause_seccomp(pod, input.unset_seccomp)?;
     let seccomp =
         security::seccomp(&profile, context.privileged, &capabilities.bounding, input.seccomp, host)?;
 
@@ -113,12 +125,14 @@ pub fn pause(input: &PauseInput<'_>) -> Result<Spec> {
     if !modes.host_network() {
         spec.hostname = if pod.hostname.is_empty() { host.hostname.clone() } else { pod.hostname.clone() };
     }
-    spec.mounts = mounts::of_pause(context.privileged, &input.files.shm, &input.files.resolv_conf);
+    spec.mounts =
+        mounts::of_pause(context.privileged, modes.host_sys(), &input.files.shm, &input.files.resolv_conf);
     spec.annotations.extend(annotations::passed(&pod.annotations, &handler.pod_annotations));
     spec.annotations.extend(annotations::of_pause(input.id, pod, image_name));
 
     let section = spec.linux.get_or_insert_with(Linux::default);
-    section.namespaces = namespaces::of_pause(modes, input.netns);
+    section.namespaces = namespaces::of_pause(modes, input.netns, input.user_namespace);
+    section.map_ids(modes.user);
     section.cgroups_path = resources::cgroups_path(&linux.cgroup_parent, input.id);
     section.sysctl = sysctls(&linux.sysctls, modes, input.unprivileged);
     section.masked_paths = texts(&PAUSE_MASKED);
@@ -130,15 +144,17 @@ pub fn pause(input: &PauseInput<'_>) -> Result<Spec> {
     Ok(spec)
 }
 
-/// The seccomp profile that a pod sandbox asks for (SBX-10).
+/// The seccomp profile that a pod sandbox asks for, the configured one where it asks for
+/// none (SBX-10).
 ///
 /// # Errors
 /// InvalidArgument for a profile of no known form.
-pub fn pause_seccomp(pod: &PodSandboxConfig) -> Result<security::Profile> {
+pub fn pause_seccomp(pod: &PodSandboxConfig, unset: &str) -> Result<security::Profile> {
     let context = pod.linux.as_ref().and_then(|linux| linux.security_context.as_ref());
-    context.map_or(Ok(security::Profile::Unset), |context| {
+    let profile = context.map_or(Ok(security::Profile::Unset), |context| {
         security::profile("seccomp", context.seccomp.as_ref(), text_profile_of(context))
-    })
+    });
+    Ok(profile?.or_unset(unset))
 }
 
 #[allow(deprecated)] // older kubelets still send the text form (OCI-19)
@@ -157,7 +173,8 @@ fn sysctls(
         if ports {
             all.entry("net.ipv4.ip_unprivileged_port_start".into()).or_insert_with(|| "0".into());
         }
-        if icmp {
+        // The range has groups that a user namespace does not map.
+        if icmp && modes.user.is_none() {
             all.entry("net.ipv4.ping_group_range".into()).or_insert_with(|| "0 2147483647".into());
         }
     }

@@ -9,6 +9,7 @@ mod harness;
 
 mod choices;
 mod command;
+mod config_import;
 mod core;
 mod faults;
 mod harness_check;

@@ -13,7 +13,7 @@ use super::cri::Cri;
 use super::images;
 use super::place::Place;
 use super::process::{Process, command, read_log, tail};
-use super::{LIMIT, cni, procfs, wait_until};
+use super::{CgroupDriver, LIMIT, cni, patient, procfs, wait_until};
 
 /// CAP_SYS_RESOURCE, without which OOM scores cannot be lowered.
 const SYS_RESOURCE: u32 = 24;
@@ -64,8 +64,14 @@ impl Containerd {
         let told = String::from_utf8_lossy(&told.stdout).into_owned();
         let version = Version::parse(&told).unwrap_or_else(|| panic!("a version: {told}"));
         let socket = format!("unix://{}", place.text("c.sock"));
-        let channel = Endpoint::from_shared(socket).expect("an address").timeout(LIMIT).connect_lazy();
+        let channel =
+            Endpoint::from_shared(socket).expect("an address").timeout(patient(LIMIT)).connect_lazy();
         Containerd { place: place.clone(), binary, version, channel, process: Mutex::new(None) }
+    }
+
+    /// Its program.
+    pub(crate) fn binary(&self) -> &Path {
+        &self.binary
     }
 
     /// Its version.
@@ -119,7 +125,7 @@ impl Containerd {
     /// Ends it with SIGTERM; shims and containers go on.
     pub(crate) async fn terminate(&self) {
         let process = self.process.lock().expect("no panic").take();
-        process.expect("containerd runs").terminate(END_LIMIT).await;
+        process.expect("containerd runs").terminate(patient(END_LIMIT)).await;
     }
 
     /// Whether it was started and not ended.
@@ -213,6 +219,7 @@ disable = true
                 images::PAUSE
             ),
         };
+        let systemd = CgroupDriver::from_env() == CgroupDriver::Systemd;
         let restrict = !procfs::has_capability(SYS_RESOURCE);
         let (conf, bin) = (cni::conf_dir(&self.place), cni::bin_dir(&self.place));
         format!(
@@ -228,7 +235,7 @@ bin_dir = {bin:?}
 runtime_type = "io.containerd.runc.v2"
 [plugins."{runtime}".containerd.runtimes.runc.options]
 Root = "{{folder}}/runc"
-SystemdCgroup = false
+SystemdCgroup = {systemd}
 [plugins."{images}".registry]
 config_path = "{{folder}}/certs"
 "#

@@ -15,7 +15,7 @@ use tonic::transport::{Channel, Endpoint};
 
 use super::place::Place;
 use super::pod::PodBuilder;
-use super::wait_until;
+use super::{CgroupDriver, patient, wait_until};
 
 /// The limit of every call, as the kubelet has one.
 const CALL_LIMIT: Duration = Duration::from_secs(120);
@@ -33,7 +33,8 @@ struct Shared {
     socket: PathBuf,
     /// Where pods put their logs.
     logs: PathBuf,
-    cgroup: String,
+    /// The name of its node.
+    node: String,
     pods: AtomicU32,
     /// Ids of images by reference, of those that are there.
     images: Mutex<HashMap<String, String>>,
@@ -52,11 +53,11 @@ impl Cri {
         let shared = Shared {
             socket: socket.to_owned(),
             logs: place.path("logs"),
-            cgroup: place.cgroup(),
+            node: place.name(),
             pods: AtomicU32::new(0),
             images: Mutex::default(),
         };
-        Cri { channel: endpoint.timeout(CALL_LIMIT).connect_lazy(), shared: Arc::new(shared) }
+        Cri { channel: endpoint.timeout(patient(CALL_LIMIT)).connect_lazy(), shared: Arc::new(shared) }
     }
 
     /// The server's socket.
@@ -69,9 +70,9 @@ impl Cri {
         &self.shared.logs
     }
 
-    /// The cgroup that pods have theirs in.
-    pub(crate) fn cgroup(&self) -> &str {
-        &self.shared.cgroup
+    /// The cgroup of a pod, as the kubelet names it.
+    pub(crate) fn cgroup_parent(&self, uid: &str) -> String {
+        CgroupDriver::from_env().of_pod(&self.shared.node, uid)
     }
 
     /// RuntimeService.

@@ -142,7 +142,7 @@ impl PodBuilder {
         if let Some(linux) = &mut config.linux
             && !self.has_own_cgroup_parent
         {
-            linux.cgroup_parent = format!("{}/{}", self.cri.cgroup(), metadata.uid);
+            linux.cgroup_parent = self.cri.cgroup_parent(&metadata.uid);
         }
         request
     }
