@@ -75,7 +75,6 @@ impl Containers {
             return Err(invalid("the pod sandbox config has no metadata"));
         }
         pod.require_ready()?;
-        spec::refuse_unbuilt(&config)?;
         let modes = Modes::of_container(&pod.config, &config)?;
         let features = self.features_of(self.handler_of(&pod)?);
         mounts::check(&config.mounts, features, || self.host.selinux)?;
@@ -159,7 +158,8 @@ impl Containers {
         let volume_images = image_volumes::resolve(&self.images, &mut config.mounts)?;
         let devices = self.cdi.asked(&config)?;
         let target_pid = spec::pid_target(&config).map(|target| self.target_pid(&pod, target)).transpose()?;
-        Ok(Creation { id, pod, config, maps: modes.user, image, volume_images, handler, target_pid, devices })
+        let maps = modes.user;
+        Ok(Creation { id, pod, config, maps, image, volume_images, handler, target_pid, devices })
     }
 
     /// The pid of the container whose pid namespace is joined (OCI-22).
@@ -249,14 +249,16 @@ impl Containers {
         let prepared = gather::Prepared { volumes_dir: root.join("volumes"), image_volumes };
         let (config, image) = (creation.config.clone(), creation.image.config.clone());
         let (root, state) = (root.to_owned(), state.to_owned());
-        let options = self.config.file.container.clone();
         let (cdi, devices) = (self.cdi.clone(), creation.devices.clone());
+        let (pod, options) = (creation.pod.config.clone(), self.config.clone());
         flow::blocking(move || {
             for folder in [&root, &state] {
                 std::fs::create_dir_all(folder).context(|| format!("folder {folder:?}"))?;
             }
-            let gathered = gather::container(&config, &image, &prepared, &options)?;
-            Ok(gather::Gathered { edits: cdi.edits(&devices)?, ..gathered })
+            let classes = gather::classes::of(&config, &pod, &options)?;
+            let edits = cdi.edits(&devices)?;
+            let gathered = gather::container(&config, &image, &prepared, &options.file.container)?;
+            Ok(gather::Gathered { edits, classes, ..gathered })
         })
         .await
     }

@@ -5,8 +5,8 @@ use serde_json::Value;
 use super::oci::{Linux, Mount, Process, Resources, Spec};
 use super::user::{self, UserRequest};
 use super::{
-    Accounts, Features, Host, HostDevice, ImageConfig, Modes, PodFiles, annotations, defaults, devices,
-    edits, gather, mounts, namespaces, process, resources, security,
+    Accounts, Features, Host, HostDevice, ImageConfig, Modes, PodFiles, annotations, classes, defaults,
+    devices, edits, gather, mounts, namespaces, process, resources, security,
 };
 use crate::config::Handler;
 use crate::error::{Result, invalid};
@@ -198,6 +198,7 @@ fn fill_linux(input: &ContainerInput<'_>, asked: &Asked, section: &mut Linux) ->
         resources::apply(wanted, limits, host, input.options.tolerates_missing_hugetlb())?;
     }
     add_devices(input, context, section);
+    classes::apply(&input.gathered.classes, section);
     Ok(())
 }
 

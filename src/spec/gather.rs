@@ -1,9 +1,12 @@
 //! Reads from the host what the translation needs, before it runs.
 
+pub mod classes;
+
 use std::collections::HashSet;
 use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
+use super::classes::Classes;
 use super::devices::check_permissions;
 use super::security::{self, Profile};
 use super::{Edits, Features, Host, HostDevice, HostMount, ImageConfig, LocalProfile, paths};
@@ -38,6 +41,8 @@ pub struct Gathered {
     pub seccomp: Option<LocalProfile>,
     /// What the CDI devices change; gathered by [`crate::cdi`].
     pub edits: Edits,
+    /// Its classes; gathered by [`classes`].
+    pub classes: Classes,
 }
 
 /// What was made on the host for a container before.

@@ -5,6 +5,7 @@
 
 mod accounts;
 pub mod annotations;
+pub mod classes;
 mod container;
 mod defaults;
 pub mod devices;
@@ -33,7 +34,7 @@ pub use namespaces::Modes;
 pub use oci::Spec;
 pub use pause::{PauseInput, pause, pause_seccomp, sysctls_need_network};
 
-use crate::error::{Error, Result, precondition};
+use crate::error::{Result, precondition};
 use crate::proto::cri::{ContainerConfig, NamespaceMode};
 
 /// Facts of the host that do not change while the server runs.
@@ -108,20 +109,6 @@ pub fn parse(json: &[u8], id: &str) -> Result<Spec> {
 #[must_use]
 pub fn to_json(spec: &Spec) -> Vec<u8> {
     serde_json::to_vec(spec).expect("a spec has text keys only")
-}
-
-/// Refuses what a pod or container asks for that is not built and must not be ignored.
-///
-/// # Errors
-/// Unimplemented, naming the field.
-pub fn refuse_unbuilt(config: &ContainerConfig) -> Result<()> {
-    let unbuilt =
-        |what: &str| Err(Error::new(crate::error::Kind::Unimplemented, format!("{what} are not served yet")));
-    let classes = ["blockio.resources.beta.kubernetes.io/", "rdt.resources.beta.kubernetes.io/"];
-    if config.annotations.keys().any(|key| classes.iter().any(|class| key.starts_with(class))) {
-        return unbuilt("block I/O and RDT classes");
-    }
-    Ok(())
 }
 
 /// Whether a container joins another's pid namespace, and whose.
