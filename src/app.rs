@@ -21,6 +21,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use crate::admin::{self, Admin};
+use crate::cdi::Cdi;
 use crate::config::{Config, Overrides};
 use crate::container::{self, Containers};
 use crate::containerd::Containerd;
@@ -122,6 +123,7 @@ async fn build(config: Arc<Config>, paths: Paths, flow: Flow) -> anyhow::Result<
     let features = features(&config, &host).await;
     let containers = Containers::new(container::Inner {
         images: Images::new(containerd.clone(), &config),
+        cdi: Cdi::new(file.container.enable_cdi, &file.container.cdi_spec_dirs),
         keeper,
         store: Arc::new(Store::default()),
         paths,
@@ -179,6 +181,7 @@ fn start_background(pods: &Pods, stop: &CancellationToken) -> Background {
         tokio::spawn(pods.containers.containerd.clone().watch(sender, stop.clone())),
         tokio::spawn(pods.clone().follow(events, stop.clone())),
         tokio::spawn(pods.network.clone().watch(stop.clone())),
+        tokio::spawn(pods.containers.cdi.clone().watch(stop.clone())),
     ])
 }
 

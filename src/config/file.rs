@@ -112,7 +112,7 @@ pub struct Sandbox {
     pub image: String,
     /// Pods may bind ports below 1024 without a capability (SBX-31).
     pub unprivileged_ports: bool,
-    /// Pods may send ICMP echo without a capability (SBX-31).
+    /// Pods without a user namespace may send ICMP echo without a capability (SBX-31).
     pub unprivileged_icmp: bool,
     /// yes, no or auto: never ask for an OOM score below the server's own. auto means
     /// yes exactly where the server lacks CAP_SYS_RESOURCE.
@@ -141,6 +141,18 @@ pub struct ContainerSection {
     pub exit_drain_timeout_s: u64,
     /// Leave out the volumes that images declare (CTR-08).
     pub ignore_image_volumes: bool,
+    /// Containers may ask for devices by the Container Device Interface (OCI-41).
+    pub enable_cdi: bool,
+    /// Folders of CDI specs; a later one goes over an earlier one.
+    pub cdi_spec_dirs: Vec<PathBuf>,
+    /// YAML file of block I/O classes; empty means none (OCI-45).
+    pub blockio_config_file: PathBuf,
+    /// Pass over block I/O classes that are asked for where there are none.
+    pub ignore_blockio_not_enabled_errors: bool,
+    /// YAML file that says who may choose a class of RDT; empty means everybody (OCI-45).
+    pub rdt_config_file: PathBuf,
+    /// Pass over classes of RDT that are asked for where there are none.
+    pub ignore_rdt_not_enabled_errors: bool,
     /// Seccomp profile where the kubelet gives none: empty (unconfined), RuntimeDefault or
     /// localhost/PATH (OCI-18).
     pub unset_seccomp_profile: String,
@@ -345,6 +357,12 @@ impl Default for ContainerSection {
             exec_drain_timeout_s: 5,
             exit_drain_timeout_s: 10,
             ignore_image_volumes: false,
+            enable_cdi: true,
+            cdi_spec_dirs: vec!["/etc/cdi".into(), "/var/run/cdi".into()],
+            blockio_config_file: PathBuf::new(),
+            ignore_blockio_not_enabled_errors: false,
+            rdt_config_file: PathBuf::new(),
+            ignore_rdt_not_enabled_errors: false,
             unset_seccomp_profile: String::new(),
             disable_apparmor: false,
             disable_proc_mount: false,

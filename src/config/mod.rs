@@ -3,11 +3,13 @@
 //! Nothing downstream checks a value again or reads the environment. What is wrong
 //! stops the start, naming file, line and key.
 
+mod blockio;
 pub mod file;
 pub mod import;
 mod imported;
 mod locate;
 mod proxies;
+mod rdt;
 pub mod runtimes;
 
 use std::fmt;
@@ -16,9 +18,11 @@ use std::time::Duration;
 
 use tracing::warn;
 
+pub use blockio::{BlockIoClasses, BlockIoParameters};
 pub use file::File;
 pub use imported::{ImportedHost, ImportedRegistries};
 pub use proxies::Proxies;
+pub use rdt::{RdtClass, RdtClasses};
 pub use runtimes::{CgroupDriver, Handler, NetworkOrder};
 
 /// A mistake in the configuration: the key and what is wrong with it.
@@ -90,6 +94,10 @@ pub struct Config {
     pub puller: Puller,
     /// Who unpacks layers.
     pub unpacking: Unpacking,
+    /// The classes of block I/O, where there are any.
+    pub block_io: Option<BlockIoClasses>,
+    /// Who may choose which class of RDT.
+    pub rdt: RdtClasses,
 }
 
 /// `[log]`, validated.
@@ -261,6 +269,7 @@ impl Config {
             .iter()
             .map(|(name, typed)| Handler::new(name, typed, &file.image.snapshotter, driver))
             .collect::<Result<Vec<_>, _>>()?;
+        let (block_io, rdt) = classes(&file.container)?;
         let default_handler = file.runtime.default.clone();
         if !handlers.iter().any(|handler| handler.name == default_handler) {
             return Err(problem(
@@ -279,6 +288,8 @@ impl Config {
             imported: ImportedRegistries::default(),
             puller,
             unpacking,
+            block_io,
+            rdt,
             file,
         })
     }
@@ -347,6 +358,20 @@ fn log_config(typed: &file::Log) -> Result<LogConfig, Problem> {
     Ok(LogConfig { level: typed.level.clone(), format })
 }
 
+/// Reads the files of classes (OCI-45).
+fn classes(section: &file::ContainerSection) -> Result<(Option<BlockIoClasses>, RdtClasses), Problem> {
+    let given = |path: &'_ PathBuf| (!path.as_os_str().is_empty()).then(|| path.clone());
+    let block_io = given(&section.blockio_config_file)
+        .map(|path| BlockIoClasses::read(&path))
+        .transpose()
+        .map_err(|wrong| problem("container.blockio_config_file", wrong))?;
+    let rdt = given(&section.rdt_config_file)
+        .map(|path| rdt::read(&path))
+        .transpose()
+        .map_err(|wrong| problem("container.rdt_config_file", wrong))?;
+    Ok((block_io, rdt.unwrap_or_default()))
+}
+
 fn absolute_paths(file: &File) -> Result<(), Problem> {
     let singles = [
         ("root", &file.root),
@@ -363,7 +388,8 @@ fn absolute_paths(file: &File) -> Result<(), Problem> {
         .bin_dirs
         .iter()
         .map(|path| ("cni.bin_dirs", path))
-        .chain(file.image.registry_config_dirs.iter().map(|path| ("image.registry_config_dirs", path)));
+        .chain(file.image.registry_config_dirs.iter().map(|path| ("image.registry_config_dirs", path)))
+        .chain(file.container.cdi_spec_dirs.iter().map(|path| ("container.cdi_spec_dirs", path)));
     for (key, path) in singles.into_iter().chain(lists) {
         if !path.is_absolute() {
             return Err(problem(key, format!("{path:?} must be an absolute path")));

@@ -21,7 +21,7 @@ use crate::flow::{self, Stage, Undo};
 use crate::ids::{self, ContainerId};
 use crate::image::Image;
 use crate::proto::cri::{ContainerConfig, ContainerState, CreateContainerRequest};
-use crate::spec::{self, ContainerInput, Modes, Spec, annotations, gather, mounts, process, selinux};
+use crate::spec::{self, ContainerInput, Modes, Spec, annotations, gather, mounts, paths, process, selinux};
 use crate::state::container::{Status, now};
 use crate::state::record::{self, ContainerMetadata};
 use crate::state::{Container, Pod};
@@ -56,6 +56,8 @@ struct Creation {
     handler: Handler,
     target_pid: Option<u32>,
     labels: Labelled,
+    /// Names of CDI devices.
+    devices: Vec<String>,
 }
 
 impl Containers {
@@ -75,7 +77,6 @@ impl Containers {
             return Err(invalid("the pod sandbox config has no metadata"));
         }
         pod.require_ready()?;
-        spec::refuse_unbuilt(&config)?;
         let modes = Modes::of_container(&pod.config, &config)?;
         let features = self.features_of(self.handler_of(&pod)?);
         mounts::check(&config.mounts, features)?;
@@ -158,10 +159,11 @@ impl Containers {
             precondition(format!("image {reference:?} is not on this node"))
         })?;
         let volume_images = image_volumes::resolve(&self.images, &mut config.mounts)?;
+        let devices = self.cdi.asked(&config)?;
         let target_pid = spec::pid_target(&config).map(|target| self.target_pid(&pod, target)).transpose()?;
         let labels = self.labelled(&labels::asked_by_container(&config, &pod)?)?;
         let maps = modes.user;
-        Ok(Creation { id, pod, config, maps, image, volume_images, handler, target_pid, labels })
+        Ok(Creation { id, pod, config, maps, image, volume_images, handler, target_pid, labels, devices })
     }
 
     /// The pid of the container whose pid namespace is joined (OCI-22).
@@ -218,7 +220,7 @@ impl Containers {
         let host = self.host_now().await?;
         let user_text = config.image.as_ref().map(|image| image.user_specified_image.as_str());
         let image_name = user_text.filter(|text| !text.is_empty()).unwrap_or_else(|| image.name());
-        let files = self.pod_files(pod);
+        let files = self.pod_files(pod, config);
         let mut oci = spec::container(&ContainerInput {
             id: id.as_str(),
             config,
@@ -229,6 +231,7 @@ impl Containers {
             image: (&image.config, image_name),
             accounts: &accounts,
             handler,
+            namespace: &self.config.file.containerd.namespace,
             features: self.features_of(handler),
             host: &host,
             files: &files,
@@ -257,12 +260,16 @@ impl Containers {
         let prepared = gather::Prepared { volumes_dir: root.join("volumes"), image_volumes };
         let (config, image) = (creation.config.clone(), creation.image.config.clone());
         let (root, state) = (root.to_owned(), state.to_owned());
-        let options = self.config.file.container.clone();
+        let (cdi, devices) = (self.cdi.clone(), creation.devices.clone());
+        let (pod, options) = (creation.pod.config.clone(), self.config.clone());
         flow::blocking(move || {
             for folder in [&root, &state] {
                 std::fs::create_dir_all(folder).context(|| format!("folder {folder:?}"))?;
             }
-            gather::container(&config, &image, &prepared, &options)
+            let classes = gather::classes::of(&config, &pod, &options)?;
+            let edits = cdi.edits(&devices)?;
+            let gathered = gather::container(&config, &image, &prepared, &options.file.container)?;
+            Ok(gather::Gathered { edits, classes, ..gathered })
         })
         .await
     }
@@ -288,7 +295,7 @@ impl Containers {
         let process = oci.process.clone().unwrap_or_default();
         let log_path = match (pod.config.log_directory.as_str(), config.log_path.as_str()) {
             ("", _) | (_, "") => String::new(),
-            (folder, file) => Path::new(folder).join(file).to_string_lossy().into_owned(),
+            (folder, file) => paths::join(folder, file),
         };
         let metadata = ContainerMetadata {
             id: id.to_string(),

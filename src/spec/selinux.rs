@@ -14,8 +14,9 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
-use super::mounts::{self, PodFiles};
+use super::mounts::PodFiles;
 use super::oci::{Linux, Process, Spec};
+use super::{HostMount, paths};
 use crate::error::{Result, invalid, precondition};
 use crate::proto::cri::{self, SeLinuxOption};
 
@@ -175,15 +176,15 @@ fn of_virtual_machine(label: &str, policy: &Policy) -> Result<String> {
 #[must_use]
 pub fn to_relabel(
     given: &[cri::Mount],
-    gathered: &[mounts::HostMount],
+    gathered: &[HostMount],
     files: &PodFiles,
     volumes: &[(PathBuf, String)],
 ) -> Vec<PathBuf> {
     let asked = given.iter().zip(gathered).filter(|(mount, _)| mount.selinux_relabel);
     let mut paths: Vec<PathBuf> = asked.map(|(_, host)| host.source.clone()).collect();
     let is_free = |target: &str| {
-        let target = mounts::clean(target);
-        !given.iter().any(|mount| mounts::clean(&mount.container_path) == target)
+        let target = paths::clean(target);
+        !given.iter().any(|mount| paths::clean(&mount.container_path) == target)
     };
     let own = [
         ("/etc/hostname", &files.hostname),
@@ -409,7 +410,7 @@ mod tests {
             ..Default::default()
         };
         let given = [mount("/a", true), mount("/b", false), mount("//etc/hosts", true)];
-        let host = |source: &str| mounts::HostMount { source: source.into(), ..Default::default() };
+        let host = |source: &str| HostMount { source: source.into(), ..Default::default() };
         let gathered = [host("/h/a"), host("/h/b"), host("/h/hosts")];
         let files = |shm: &str| PodFiles {
             hostname: "/p/hostname".into(),

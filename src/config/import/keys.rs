@@ -32,10 +32,8 @@ pub(super) enum Then {
 use Then::{Becomes, Lost};
 
 /// Calls that are not served have nothing to set.
-const STATS: &str = "statistics are not served yet";
+const STATS: &str = "the rate of a cpu is that of the time before it is asked for";
 const CHECKPOINTS: &str = "checkpoints are not served yet";
-const CDI: &str = "CDI devices are refused: they are not served yet";
-const CLASSES: &str = "block I/O and RDT classes are refused: they are not served yet";
 
 const fn rule(path: &'static [&'static str], silent: &'static [&'static str], then: Then) -> Rule {
     Rule { path, silent, then }
@@ -178,13 +176,39 @@ pub(super) const RULES: &[Rule] = &[
             set(&mut file.sandbox.selinux_category_range, range.ok_or_else(|| "is not 2 to 1024".to_owned()))
         }),
     ),
-    rule(&["runtime", "cdi_spec_dirs"], &["[\"/etc/cdi\", \"/var/run/cdi\"]"], Lost(CDI)),
+    rule(
+        &["runtime", "enable_cdi"],
+        &[],
+        Becomes("container.enable_cdi", |file, value| set(&mut file.container.enable_cdi, flag(value))),
+    ),
+    rule(
+        &["runtime", "cdi_spec_dirs"],
+        &["[]"],
+        Becomes("container.cdi_spec_dirs", |file, value| {
+            set(
+                &mut file.container.cdi_spec_dirs,
+                texts(value)?.into_iter().map(|text| path(&text.into())).collect(),
+            )
+        }),
+    ),
     rule(&["runtime", "stats_collect_period"], &["\"\"", "\"1s\""], Lost(STATS)),
     rule(&["runtime", "stats_retention_period"], &["\"\"", "\"2m\"", "\"2m0s\""], Lost(STATS)),
     rule(&["runtime", "enable_criu"], &["true"], Lost(CHECKPOINTS)),
     rule(&["runtime", "enable_experimental_restore_via_create"], &["false"], Lost(CHECKPOINTS)),
-    rule(&["runtime", "containerd", "ignore_blockio_not_enabled_errors"], &["false"], Lost(CLASSES)),
-    rule(&["runtime", "containerd", "ignore_rdt_not_enabled_errors"], &["false"], Lost(CLASSES)),
+    rule(
+        &["runtime", "containerd", "ignore_blockio_not_enabled_errors"],
+        &[],
+        Becomes("container.ignore_blockio_not_enabled_errors", |file, value| {
+            set(&mut file.container.ignore_blockio_not_enabled_errors, flag(value))
+        }),
+    ),
+    rule(
+        &["runtime", "containerd", "ignore_rdt_not_enabled_errors"],
+        &[],
+        Becomes("container.ignore_rdt_not_enabled_errors", |file, value| {
+            set(&mut file.container.ignore_rdt_not_enabled_errors, flag(value))
+        }),
+    ),
     rule(
         &["runtime", "cni", "conf_dir"],
         &[],
@@ -321,19 +345,32 @@ pub(super) const RULES: &[Rule] = &[
         &["\"\""],
         Becomes("image.verifier_dir", |file, value| set(&mut file.image.verifier_dir, path(value))),
     ),
-    rule(&["tasks", "blockio_config_file"], &["\"\""], Lost(CLASSES)),
-    rule(&["tasks", "rdt_config_file"], &["\"\""], Lost(CLASSES)),
+    rule(
+        &["tasks", "blockio_config_file"],
+        &["\"\""],
+        Becomes("container.blockio_config_file", |file, value| {
+            set(&mut file.container.blockio_config_file, path(value))
+        }),
+    ),
+    rule(
+        &["tasks", "rdt_config_file"],
+        &["\"\""],
+        Becomes("container.rdt_config_file", |file, value| {
+            set(&mut file.container.rdt_config_file, path(value))
+        }),
+    ),
 ];
 
 /// Keys whose default in the plugin a pod could tell from ours: what they are where they
 /// are not written.
-pub(super) fn defaults(generation: Generation) -> [(&'static [&'static str], Value); 5] {
+pub(super) fn defaults(generation: Generation) -> [(&'static [&'static str], Value); 6] {
     let is_two = generation == Generation::Two;
     [
         (&["top", "root"], Value::String("/var/lib/containerd".into())),
         (&["top", "state"], Value::String("/run/containerd".into())),
         (&["runtime", "enable_unprivileged_ports"], Value::Boolean(is_two)),
         (&["runtime", "enable_unprivileged_icmp"], Value::Boolean(is_two)),
+        (&["runtime", "enable_cdi"], Value::Boolean(is_two)),
         (&["runtime", "disable_hugetlb_controller"], Value::Boolean(true)),
     ]
 }

@@ -103,7 +103,6 @@ pub fn import(files: &Files, generation: Generation, version: &str) -> Imported 
     rules(&mut source, &mut draft);
     network_plugins(&mut source, &mut draft);
     images(&mut source, &mut draft);
-    cdi(&mut source, &mut draft);
     certificates(&mut source, &mut draft);
     handlers::import(&mut source, &mut draft);
     registries(files, &mut source, &mut draft);
@@ -241,14 +240,6 @@ fn certificates(source: &mut Source, draft: &mut Draft) {
                 draft.lose(entry, "needs enable_tls_streaming, and both files");
             }
         }
-    }
-}
-
-/// CDI is off by default in 1.x and on in 2.x.
-fn cdi(source: &mut Source, draft: &mut Draft) {
-    let Some(entry) = source.take(&["runtime", "enable_cdi"]) else { return };
-    if entry.value.as_bool() != Some(draft.generation == Generation::Two) {
-        draft.lose(entry, "CDI devices are refused: they are not served yet");
     }
 }
 

@@ -31,12 +31,14 @@ fn an_empty_configuration_is_the_plugins_defaults() {
     want.state = "/run/containerd/io.containerd.grpc.v1.cri".into();
     want.sandbox.unprivileged_ports = false;
     want.sandbox.unprivileged_icmp = false;
+    want.container.enable_cdi = false;
     want.container.disable_hugetlb_controller = true;
     let handler = want.runtime.handlers.get_mut("runc").expect("a handler");
     handler.options.insert("SystemdCgroup".into(), Value::Boolean(false));
     assert_eq!(one, want);
     want.sandbox.unprivileged_ports = true;
     want.sandbox.unprivileged_icmp = true;
+    want.container.enable_cdi = true;
     assert_eq!(nothing(Generation::Two), want);
 }
 
@@ -58,6 +60,17 @@ const RUNTIME: &[(&str, fn(&mut File))] = &[
     ("disable_hugetlb_controller = false", |file| file.container.disable_hugetlb_controller = false),
     ("device_ownership_from_security_context = true", |file| {
         file.container.device_ownership_from_security_context = true;
+    }),
+    ("enable_cdi = true", |file| file.container.enable_cdi = true),
+    ("enable_cdi = false", |file| file.container.enable_cdi = false),
+    ("cdi_spec_dirs = [\"/x\", \"/y\"]", |file| {
+        file.container.cdi_spec_dirs = vec!["/x".into(), "/y".into()]
+    }),
+    ("containerd.ignore_rdt_not_enabled_errors = true", |file| {
+        file.container.ignore_rdt_not_enabled_errors = true;
+    }),
+    ("containerd.ignore_blockio_not_enabled_errors = true", |file| {
+        file.container.ignore_blockio_not_enabled_errors = true;
     }),
     ("ignore_image_defined_volumes = true", |file| file.container.ignore_image_volumes = true),
     ("netns_mounts_under_state_dir = true", |file| file.cni.netns_dir = file.state.join("netns")),
@@ -179,6 +192,16 @@ fn every_key_becomes_its_own_in_every_format() {
                 file.image.pinned = vec!["r/a:1".into()];
             },
         ),
+        (
+            "version = 3\nplugins.\"io.containerd.service.v1.tasks-service\".rdt_config_file = \"/dev/null\"\n",
+            |file| {
+                file.container.rdt_config_file = "/dev/null".into();
+            },
+        ),
+        (
+            "version = 2\nplugins.\"io.containerd.service.v1.tasks-service\".blockio_config_file = \"/dev/null\"\n",
+            |file| file.container.blockio_config_file = "/dev/null".into(),
+        ),
         // Both are containerd's own business.
         ("version = 3\noom_score = -999\n[debug]\nlevel = \"debug\"\n", |_| ()),
     ] {
@@ -189,13 +212,12 @@ fn every_key_becomes_its_own_in_every_format() {
 /// What has no counterpart is named, with its value and a reason, as is what is unknown.
 #[test]
 fn what_has_no_counterpart_is_named() {
-    let old = "disable_cgroup = true\nenable_cdi = true\ncdi_spec_dirs = [\"/x\"]\nstream_server_address = \"\"\n\
+    let old = "disable_cgroup = true\ncdi_spec_dirs = [\"x\"]\nstream_server_address = \"\"\n\
                stream_server_port = \"many\"\nstream_idle_timeout = \"0s\"\nenable_tls_streaming = true\n\
                selinux_category_range = 1\n\
                disable_tcp_service = false\nimage_decryption.key_model = \"\"\nimage_pull_with_sync_fs = true\n\
                stats_collect_period = 5\ncontainerd.disable_snapshot_annotations = false\n\
-               containerd.discard_unpacked_layers = true\ncontainerd.ignore_rdt_not_enabled_errors = true\n\
-               containerd.ignore_blockio_not_enabled_errors = true\nsystemd_cgroup = true\ncontainerd.no_pivot = true\n\
+               containerd.discard_unpacked_layers = true\nsystemd_cgroup = true\ncontainerd.no_pivot = true\n\
                mystery = 3\ncni.mystery = [1]\ncontainerd.mystery = \"x\"\nregistry.mystery = \"secret\"\n\
                containerd.default_runtime.privileged_without_host_devices = true\n\
                unset_seccomp_profile = \"bad\"\ncni.ip_pref = \"ipx\"\ncni.max_conf_num = -1\n\
@@ -221,15 +243,13 @@ fn what_has_no_counterpart_is_named() {
     let new = part(
         "runtime",
         "stats_collect_period = \"3s\"\nstats_retention_period = \"1h\"\nenable_criu = false\n\
-         enable_experimental_restore_via_create = true\nenable_cdi = false",
+         enable_experimental_restore_via_create = true",
     ) + &part(
         "images",
         "concurrent_layer_fetch_buffer = 5\nruntime_platforms.x.snapshotter = \"s\"\n\
          runtime_platforms.runc.platform = \"linux/riscv64\"",
     ) + &cri("containerd.snapshotter = \"native\"\nx509_key_pair_streaming.tls_cert_file = \"/c\"")
-        + "plugins.\"io.containerd.service.v1.tasks-service\".rdt_config_file = \"/r\"\n\
-           plugins.\"io.containerd.service.v1.tasks-service\".blockio_config_file = \"/r\"\n\
-           plugins.\"io.containerd.nri.v1.nri\".plugin_path = \"/n\"\n\
+        + "plugins.\"io.containerd.nri.v1.nri\".plugin_path = \"/n\"\n\
            timeouts.\"io.containerd.timeout.cri.defercleanup\" = \"2m\"\n";
     let (file, found) = imported(&format!("version = 3\n{new}"), Generation::Two);
     assert_eq!(file, nothing(Generation::Two));

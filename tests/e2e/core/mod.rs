@@ -16,7 +16,9 @@ mod sandbox;
 mod sandbox_end;
 mod sandbox_files;
 mod selinux;
+mod stats;
 mod stop;
+mod user_namespaces;
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
