@@ -7,9 +7,9 @@ use crate::error::Result;
 use crate::flow;
 use crate::proto::cri::{ContainerConfig, PodSandboxConfig, SeLinuxOption};
 use crate::spec::Spec;
-use crate::spec::selinux::{self, Labels, Options};
-use crate::state::Pod;
+use crate::spec::selinux::{self, Labels, Options, Policy};
 use crate::state::levels::Held;
+use crate::state::{Levels, Pod};
 use crate::sys::relabel;
 
 /// The labels of a pod or container that is being made. Its level is nobody else's as long
@@ -21,6 +21,19 @@ pub(crate) struct Labelled {
 }
 
 impl Labelled {
+    /// Lays `options` over the policy's labels; without a policy there are none.
+    fn new(policy: Option<&Policy>, levels: &Levels, range: u32, options: &Options) -> Result<Labelled> {
+        let Some(policy) = policy else { return Ok(Labelled::default()) };
+        if policy.needs_level(options) {
+            let held = levels.unique(range)?;
+            let labels = selinux::labels(policy, options, held.level())?;
+            return Ok(Labelled { labels, _held: Some(held) });
+        }
+        let labels = selinux::labels(policy, options, "")?;
+        let held = levels.hold(selinux::level_of(&labels.process));
+        Ok(Labelled { labels, _held: Some(held) })
+    }
+
     /// What the record says of the processes.
     pub(crate) fn process(&self) -> &str {
         &self.labels.process
@@ -54,14 +67,8 @@ impl Containers {
     /// ResourceExhausted when all categories are in use; FailedPrecondition for a policy
     /// that is none.
     pub(crate) fn labelled(&self, options: &Options) -> Result<Labelled> {
-        let Some(policy) = &self.host.selinux else { return Ok(Labelled::default()) };
-        let levels = &self.store.levels;
-        let unique = policy.needs_level(options);
-        let held =
-            if unique { Some(levels.unique(self.config.file.sandbox.selinux_category_range)?) } else { None };
-        let labels = selinux::labels(policy, options, held.as_ref().map_or("", Held::level))?;
-        let held = held.unwrap_or_else(|| levels.hold(selinux::level_of(&labels.process)));
-        Ok(Labelled { labels, _held: Some(held) })
+        let range = self.config.file.sandbox.selinux_category_range;
+        Labelled::new(self.host.selinux.as_ref(), &self.store.levels, range, options)
     }
 
     /// Puts labels into a spec.
@@ -89,5 +96,70 @@ impl Containers {
         }
         flow::blocking(move || paths.iter().try_for_each(|path| relabel::tree(path, relabel::LABEL, &label)))
             .await
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::proto::cri::{LinuxContainerConfig, LinuxContainerSecurityContext};
+    use crate::state::pod::Status;
+    use crate::state::record::SandboxMetadata;
+
+    const RANGE: u32 = 2;
+
+    fn policy() -> Policy {
+        Policy::parse("process = \"u:r:t:s0\"\nfile = \"u:o:f:s0\"\n")
+    }
+
+    fn make(levels: &Levels, options: &Options) -> Result<Labelled> {
+        Labelled::new(Some(&policy()), levels, RANGE, options)
+    }
+
+    fn pod(label: &str) -> Pod {
+        let metadata = SandboxMetadata { process_label: label.into(), ..SandboxMetadata::default() };
+        Pod::new(metadata, 0, Status::default())
+    }
+
+    fn container(options: Option<SeLinuxOption>) -> ContainerConfig {
+        let context = LinuxContainerSecurityContext { selinux_options: options, ..Default::default() };
+        let linux = LinuxContainerConfig { security_context: Some(context), ..Default::default() };
+        ContainerConfig { linux: Some(linux), ..Default::default() }
+    }
+
+    /// SBX-33: with two categories there is one level, which a pod has for itself and its
+    /// containers; it is free again when its making fails.
+    #[test]
+    fn a_pod_shares_its_level_with_its_containers_alone() {
+        let levels = Levels::default();
+        let first = make(&levels, &Options::default()).expect("free");
+        assert_eq!((first.process(), first.labels.mount.as_str()), ("u:r:t:s0:c0,c1", "u:o:f:s0:c0,c1"));
+        assert!(make(&levels, &Options::default()).is_err(), "nothing is left");
+        for options in [None, Some(SeLinuxOption::default())] {
+            let like = asked_by_container(&container(options), &pod(first.process())).expect("valid");
+            assert_eq!(make(&levels, &like).expect("shared").labels, first.labels);
+        }
+        drop(first);
+        make(&levels, &Options::default()).expect("free again");
+    }
+
+    /// OCI-20: a container's own options replace those of its pod, level and all.
+    #[test]
+    fn a_containers_own_options_go_before_its_pods() {
+        let own = |kind: &str, level: &str| {
+            let option = SeLinuxOption { r#type: kind.into(), level: level.into(), ..Default::default() };
+            asked_by_container(&container(Some(option)), &pod("u:r:t:s0:c5,c6"))
+        };
+        let levels = Levels::default();
+        let process = |options: &Options| make(&levels, options).map(|made| made.process().to_owned());
+        assert_eq!(process(&own("x", "s0:c7").expect("valid")).as_deref(), Ok("u:r:x:s0:c7"));
+        assert_eq!(process(&own("x", "").expect("valid")).as_deref(), Ok("u:r:x:s0:c0,c1"));
+        assert!(own("", "c7").is_err());
+    }
+
+    #[test]
+    fn without_a_policy_there_are_no_labels() {
+        let off = Labelled::new(None, &Levels::default(), RANGE, &Options::default()).expect("none");
+        assert_eq!((off.process(), off.labels.mount.as_str()), ("", ""));
     }
 }

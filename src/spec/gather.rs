@@ -100,6 +100,7 @@ pub fn host(restrict_oom_score_adj: bool) -> Host {
 fn selinux_is_on() -> bool {
     const MAGIC: i64 = 0xf97c_ff8c;
     let mounted = "/sys/fs/selinux";
+    #[allow(clippy::useless_conversion)] // the field's type is another one elsewhere
     let is_mounted = rustix::fs::statfs(mounted).is_ok_and(|found| i64::from(found.f_type) == MAGIC);
     let is_read_only = || {
         let flags = rustix::fs::statvfs(mounted).map(|found| found.f_flag);

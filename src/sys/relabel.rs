@@ -170,7 +170,7 @@ mod tests {
     const ATTRIBUTE: &str = "trusted.longshore.label";
 
     fn label_of(path: &Path) -> Option<String> {
-        let mut value = vec![0; 100];
+        let mut value = [0; 100];
         let length = rustix::fs::lgetxattr(path, ATTRIBUTE, &mut value[..]).ok()?;
         Some(String::from_utf8_lossy(&value[..length]).into_owned())
     }

@@ -31,7 +31,7 @@ pub(super) enum Then {
 }
 use Then::{Becomes, Lost};
 
-/// Calls that are not served have nothing to set.
+/// What is not there has nothing to set.
 const STATS: &str = "the rate of a cpu is that of the time before it is asked for";
 const CHECKPOINTS: &str = "checkpoints are not served yet";
 

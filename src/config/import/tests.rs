@@ -26,9 +26,11 @@ fn nothing(generation: Generation) -> File {
 #[test]
 fn an_empty_configuration_is_the_plugins_defaults() {
     let one = nothing(Generation::One);
-    let mut want = File::default();
-    want.root = "/var/lib/containerd/io.containerd.grpc.v1.cri".into();
-    want.state = "/run/containerd/io.containerd.grpc.v1.cri".into();
+    let mut want = File {
+        root: "/var/lib/containerd/io.containerd.grpc.v1.cri".into(),
+        state: "/run/containerd/io.containerd.grpc.v1.cri".into(),
+        ..File::default()
+    };
     want.sandbox.unprivileged_ports = false;
     want.sandbox.unprivileged_icmp = false;
     want.container.enable_cdi = false;
@@ -42,8 +44,11 @@ fn an_empty_configuration_is_the_plugins_defaults() {
     assert_eq!(nothing(Generation::Two), want);
 }
 
+/// What a key changes.
+type Change = fn(&mut File);
+
 /// The keys of the plugin's runtime part: a value, and what is expected of the file.
-const RUNTIME: &[(&str, fn(&mut File))] = &[
+const RUNTIME: &[(&str, Change)] = &[
     ("max_container_log_line_size = -1", |file| file.container.log_line_bytes_max = 0),
     ("disable_apparmor = true", |file| file.container.disable_apparmor = true),
     ("restrict_oom_score_adj = true", |file| file.sandbox.restrict_oom_score_adj = "yes".into()),
@@ -107,7 +112,7 @@ const RUNTIME: &[(&str, fn(&mut File))] = &[
 ];
 
 /// Of the part for images, of which some stood elsewhere before: both places, if so.
-const IMAGES: &[(&str, &str, fn(&mut File))] = &[
+const IMAGES: &[(&str, &str, Change)] = &[
     ("containerd.snapshotter = \"s\"", "snapshotter = \"s\"", |file| file.image.snapshotter = "s".into()),
     ("sandbox_image = \"r.example/p:1\"", "pinned_images.sandbox = \"r.example/p:1\"", |file| {
         file.sandbox.image = "r.example/p:1".into();
@@ -118,7 +123,7 @@ const IMAGES: &[(&str, &str, fn(&mut File))] = &[
 ];
 
 /// Of the part that is a server, which kept its place.
-const SERVER: &[(&str, fn(&mut File))] = &[
+const SERVER: &[(&str, Change)] = &[
     ("stream_server_address = \"0.0.0.0\"", |file| file.stream.address = "0.0.0.0".into()),
     ("stream_server_port = \"10010\"", |file| file.stream.port = 10010),
     ("stream_idle_timeout = \"1h\"", |file| file.stream.idle_timeout_s = 3600),
