@@ -204,7 +204,10 @@ impl Containers {
         let snapshot = self.snapshot(id.as_str(), image, snapshotter, pod.id.as_str(), maps);
         let gathered = self.gather(&creation, image_volumes, &root, &state);
         let accounts = self.images.accounts(image, snapshotter);
-        let (mounts, gathered, accounts) = tokio::try_join!(snapshot, gathered, accounts)?;
+        // All are waited for: containerd would go on with a call that is given up, and make
+        // what nobody removes.
+        let (mounts, gathered, accounts) = tokio::join!(snapshot, gathered, accounts);
+        let (mounts, gathered, accounts) = (mounts?, gathered?, accounts?);
         if !gathered.volumes.is_empty() {
             stage.set("copying the image's volumes");
             volumes::copy_up(&state, &mounts, &gathered.volumes, creation.maps).await?;
