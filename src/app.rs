@@ -32,6 +32,7 @@ use crate::network::Network;
 use crate::pod::{Pods, Recovery};
 use crate::spec::{Features, gather};
 use crate::state::{Paths, Store};
+use crate::sys::apparmor::Support;
 use crate::sys::socket::Address;
 use crate::telemetry::LogControl;
 
@@ -105,7 +106,10 @@ async fn build(config: Arc<Config>, paths: Paths, flow: Flow) -> anyhow::Result<
     let containerd =
         Containerd::new(&file.containerd.address, &file.containerd.namespace, config.call_timeout())?;
     let keeper = Keeper::new(std::env::current_exe()?, &file.state, KeeperOptions::default());
-    let host = gather::host(config.restrict_oom_score_adj);
+    let mut host = gather::host(config.restrict_oom_score_adj);
+    if file.container.disable_apparmor {
+        host.apparmor = Support::Disabled;
+    }
     if host.restrict_oom_score_adj {
         info!(lowest = host.oom_score_adj, "OOM score adjustments are not set below the server's own");
     }

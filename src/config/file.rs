@@ -135,6 +135,8 @@ pub struct ContainerSection {
     pub ignore_image_volumes: bool,
     /// Seccomp profile where the kubelet gives none: empty (unconfined) or RuntimeDefault.
     pub unset_seccomp_profile: String,
+    /// Do as if the host had no AppArmor (OCI-19).
+    pub disable_apparmor: bool,
     /// Tolerate missing cgroup controllers of resources asked for.
     pub tolerate_missing_hugetlb_controller: bool,
     /// Give a device node in a container the container's user and group.
@@ -297,6 +299,7 @@ impl Default for ContainerSection {
             exit_drain_timeout_s: 10,
             ignore_image_volumes: false,
             unset_seccomp_profile: String::new(),
+            disable_apparmor: false,
             tolerate_missing_hugetlb_controller: true,
             device_ownership_from_security_context: false,
         }

@@ -5,6 +5,7 @@
 
 mod accounts;
 pub mod annotations;
+pub mod apparmor;
 mod container;
 pub mod devices;
 pub mod gather;
@@ -31,6 +32,7 @@ pub use pause::{PauseInput, pause, pause_seccomp, sysctls_need_network};
 use crate::config::Handler;
 use crate::error::{Error, Result, precondition};
 use crate::proto::cri::{ContainerConfig, NamespaceMode};
+use crate::sys::apparmor::Support;
 
 /// Facts of the host that do not change while the server runs.
 #[derive(Clone, Debug, Default)]
@@ -41,8 +43,8 @@ pub struct Host {
     pub capabilities: u64,
     /// The kernel has seccomp filters.
     pub seccomp: bool,
-    /// AppArmor is in force.
-    pub apparmor: bool,
+    /// Whether AppArmor is in force.
+    pub apparmor: Support,
     /// Loaded AppArmor profiles; read anew for every container.
     pub apparmor_profiles: Vec<String>,
     /// SELinux is in force.
@@ -59,12 +61,6 @@ pub struct Host {
     pub oom_score_adj: i32,
     /// Never ask for one below it.
     pub restrict_oom_score_adj: bool,
-}
-
-impl Host {
-    fn apparmor_loaded(&self, name: &str) -> bool {
-        self.apparmor_profiles.iter().any(|profile| profile == name)
-    }
 }
 
 /// What the OCI runtime of a handler can (SVC-18).

@@ -18,3 +18,4 @@ mod neighbours;
 mod pull_kills;
 mod restart;
 mod smoke;
+mod vm;
