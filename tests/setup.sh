@@ -20,6 +20,7 @@ ip                                               iproute2
 iptables                                         iptables
 /usr/lib/cni/bridge                              containernetworking-plugins
 /usr/share/keyrings/debian-archive-keyring.gpg   debian-archive-keyring
+patchelf                                         patchelf
 '
 
 if [ "${1:-}" = vm ]; then

@@ -1,6 +1,7 @@
 //! Attach: a client's streams, connected to those of a container.
 
 use super::Containers;
+use super::exec::check_streams;
 use crate::error::{Result, invalid, unimplemented};
 use crate::io::session::Session;
 use crate::proto::cri::AttachRequest;
@@ -12,6 +13,7 @@ impl Containers {
     /// # Errors
     /// InvalidArgument; NotFound; FailedPrecondition unless the container runs.
     pub fn check_attach(&self, request: &AttachRequest) -> Result<()> {
+        check_streams(request.stdin, request.stdout, request.stderr, request.tty)?;
         if request.container_id.is_empty() {
             return Err(invalid("no container id is given"));
         }

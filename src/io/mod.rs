@@ -87,6 +87,7 @@ mod line;
 mod link;
 mod log_file;
 mod output;
+pub mod pipe;
 mod protocol;
 mod rest;
 pub mod session;

@@ -9,6 +9,7 @@ mod harness;
 
 mod choices;
 mod command;
+mod config_import;
 mod core;
 mod faults;
 mod harness_check;
@@ -18,4 +19,6 @@ mod neighbours;
 mod pull_kills;
 mod restart;
 mod smoke;
+mod stats;
+mod user_namespaces;
 mod vm;
