@@ -115,6 +115,12 @@ async fn build(config: Arc<Config>, paths: Paths, flow: Flow) -> anyhow::Result<
         host.apparmor = Support::Disabled;
     }
     host.hugetlb_controller &= !file.container.disable_hugetlb_controller;
+    if let Some(handler) = config.handlers.iter().find(|handler| handler.cgroup_writable && !host.cgroup_v2) {
+        bail!(
+            "runtime.handlers.{}.cgroup_writable: this host has cgroup v1, which is no container's own",
+            handler.name
+        );
+    }
     if host.restrict_oom_score_adj {
         info!(lowest = host.oom_score_adj, "OOM score adjustments are not set below the server's own");
     }
