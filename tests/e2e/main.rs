@@ -21,3 +21,4 @@ mod restart;
 mod smoke;
 mod stats;
 mod user_namespaces;
+mod vm;
