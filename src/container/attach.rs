@@ -16,7 +16,6 @@ use tokio_util::sync::CancellationToken;
 use tracing::debug;
 
 use super::Containers;
-use super::exec::check_streams;
 use super::terminal::Sizes;
 use crate::error::{Kind, Result, canceled, invalid, unavailable};
 use crate::io::InputEnd;
@@ -25,13 +24,12 @@ use crate::proto::cri::AttachRequest;
 use crate::state::Container;
 
 impl Containers {
-    /// Whether a request to attach can be met (EXE-11, EXE-12). The same is asked again
+    /// Whether a request to attach can be met (EXE-12). The same is asked again
     /// when its client connects.
     ///
     /// # Errors
     /// InvalidArgument; NotFound; FailedPrecondition unless the container runs.
     pub fn check_attach(&self, request: &AttachRequest) -> Result<()> {
-        check_streams(request.stdin, request.stdout, request.stderr, request.tty)?;
         self.attach_target(&request.container_id).map(drop)
     }
 
