@@ -18,6 +18,7 @@ use crate::container::{remove_folder, user_of};
 use crate::containerd::{ContainerRecord, Process, ProcessStatus};
 use crate::error::Result;
 use crate::flow;
+use crate::image::is_unfinished_remapping;
 use crate::io::fifo::Fifos;
 use crate::network::netns;
 use crate::proto::cri::ContainerState;
@@ -317,7 +318,7 @@ impl Pods {
             }
             let leased = containerd.leased_snapshots(id).await?;
             for (snapshotter, key) in &leased {
-                if is_id(key) && !known.contains(key) {
+                if is_id(key) && !known.contains(key) || is_unfinished_remapping(key) {
                     info!(snapshot = key, "removing the snapshot of a container that was never recorded");
                     containerd.remove_snapshot(snapshotter, key).await?;
                 }

@@ -26,16 +26,14 @@ use crate::flow::{self, Stage, Undo};
 use crate::ids::{self, PodId};
 use crate::image::Image;
 use crate::network::{Attachment, PodNetwork, netns};
-use crate::proto::cri::{PodSandboxConfig, RunPodSandboxRequest};
+use crate::proto::cri::{NamespaceMode, PodSandboxConfig, RunPodSandboxRequest};
 use crate::spec::{self, Modes, PauseInput, annotations, gather};
 use crate::state::Pod;
-use crate::state::pod::Status;
+use crate::state::pod::{Status, UNTRUSTED_HANDLER, is_untrusted};
 use crate::state::record::{self, CREATING_LABEL, SandboxMetadata};
 
 /// Label of a pod's lease: tells ours from others'.
 pub(super) const LEASE_LABEL: &str = "longshore.io/pod";
-/// Annotation that chooses the handler `untrusted` (SBX-12).
-const UNTRUSTED_ANNOTATION: &str = "io.kubernetes.cri.untrusted-workload";
 
 /// A pod that is being made.
 struct Creation {
@@ -62,11 +60,9 @@ impl Pods {
         let config = request.config.ok_or_else(|| invalid("no pod sandbox config is given"))?;
         let metadata =
             config.metadata.as_ref().ok_or_else(|| invalid("the pod sandbox config has no metadata"))?;
-        if metadata.name.is_empty() || metadata.namespace.is_empty() || metadata.uid.is_empty() {
-            return Err(invalid("the pod sandbox metadata needs a name, a namespace and a uid"));
-        }
         let handler = self.choose_handler(&config, &request.runtime_handler)?;
-        let modes = modes_of(&config)?;
+        let modes = Modes::of_pod(&config)?;
+        modes.require_startable(&handler.name, self.containers.features_of(&handler))?;
         let name = ids::pod_name(metadata);
         let (this, key) = (self.clone(), name.clone());
         self.running
@@ -85,18 +81,16 @@ impl Pods {
 
     /// The handler by name, or by the legacy annotation (SBX-11, SBX-12).
     fn choose_handler(&self, config: &PodSandboxConfig, asked: &str) -> Result<Handler> {
-        let untrusted = config.annotations.get(UNTRUSTED_ANNOTATION).is_some_and(|value| value == "true");
-        let name = if untrusted {
-            if !asked.is_empty() && asked != "untrusted" {
+        let name = if is_untrusted(config) {
+            if !asked.is_empty() && asked != UNTRUSTED_HANDLER {
                 return Err(invalid(format!("runtime handler {asked:?} is asked for an untrusted workload")));
             }
-            let context = config.linux.as_ref().and_then(|linux| linux.security_context.as_ref());
-            if context.is_some_and(|context| context.privileged) || modes_of(config)?.host_network() {
-                return Err(invalid(
-                    "an untrusted workload cannot be privileged or use the host's namespaces",
-                ));
+            // Privileged it may be: a runtime of virtual machines gives it the guest, not the host.
+            let modes = Modes::of_pod(config)?;
+            if [modes.network, modes.pid, modes.ipc].contains(&NamespaceMode::Node) {
+                return Err(invalid("an untrusted workload cannot use the host's namespaces"));
             }
-            "untrusted"
+            UNTRUSTED_HANDLER
         } else {
             asked
         };
@@ -306,10 +300,21 @@ impl Pods {
         result
     }
 
+    /// Where the user namespace is pinned that owns the pod's network; none without either.
+    /// With host network the OCI runtime makes one.
+    fn user_namespace_of(&self, creation: &Creation) -> Option<PathBuf> {
+        let has_own = creation.modes.user.is_some() && creation.netns.is_some();
+        has_own.then(|| self.containers.paths.pod_user_namespace(&creation.id))
+    }
+
     async fn make_netns(&self, creation: &Creation) -> Result<()> {
-        match &creation.netns {
-            Some(path) => netns::create(path, self.containers.config.loopback).await,
-            None => Ok(()),
+        let loopback = self.containers.config.loopback;
+        match (&creation.netns, creation.modes.user, self.user_namespace_of(creation)) {
+            (Some(path), Some(maps), Some(pin)) => {
+                netns::create_in_user_namespace(path, &pin, maps, loopback).await
+            }
+            (Some(path), ..) => netns::create(path, loopback).await,
+            (None, ..) => Ok(()),
         }
     }
 
@@ -345,12 +350,13 @@ impl Pods {
             id: creation.id.clone(),
             paths: containers.paths.clone(),
             node_name: containers.host.hostname.clone(),
-            host_ipc: creation.modes.ipc == crate::proto::cri::NamespaceMode::Node,
+            host_ipc: creation.modes.ipc == NamespaceMode::Node,
             shm_bytes: containers.config.file.sandbox.shm_bytes,
+            maps: creation.modes.user,
         };
         let (made, rootfs) = tokio::join!(
             files::make(request, creation.config.clone()),
-            containers.snapshot(id, &creation.image, snapshotter, id),
+            containers.snapshot(id, &creation.image, snapshotter, id, creation.modes.user.as_ref()),
         );
         made.and(rootfs)
     }
@@ -378,7 +384,7 @@ impl Pods {
         let containers = &self.containers;
         let files = crate::spec::PodFiles {
             resolv_conf: containers.paths.pod_root(&creation.id).join("resolv.conf"),
-            shm: if creation.modes.ipc == crate::proto::cri::NamespaceMode::Node {
+            shm: if creation.modes.ipc == NamespaceMode::Node {
                 "/dev/shm".into()
             } else {
                 containers.paths.pod_state(&creation.id).join("shm")
@@ -386,20 +392,24 @@ impl Pods {
             ..crate::spec::PodFiles::default()
         };
         let accounts = containers.images.accounts(&creation.image, &creation.handler.snapshotter).await?;
-        let profile = spec::pause_seccomp(&creation.config)?;
+        let unset_seccomp = containers.config.file.container.unset_seccomp_profile.as_str();
+        let profile = spec::pause_seccomp(&creation.config, unset_seccomp)?;
         let local = flow::blocking(move || gather::local_seccomp(&profile)).await?;
         let sandbox = &containers.config.file.sandbox;
         let spec = spec::pause(&PauseInput {
             id: creation.id.as_str(),
             pod: &creation.config,
             netns: creation.netns.as_deref(),
+            user_namespace: self.user_namespace_of(creation).as_deref(),
             image: (&creation.image.config, creation.image.name()),
             accounts: &accounts,
             handler: &creation.handler,
+            namespace: &containers.config.file.containerd.namespace,
             host: &containers.host,
             files: &files,
             seccomp: local.as_ref(),
             unprivileged: (sandbox.unprivileged_ports, sandbox.unprivileged_icmp),
+            unset_seccomp,
         })?;
         Ok(spec::to_json(&spec))
     }
@@ -420,9 +430,4 @@ impl Pods {
             created_at: 0,
         }
     }
-}
-
-fn modes_of(config: &PodSandboxConfig) -> Result<Modes> {
-    let context = config.linux.as_ref().and_then(|linux| linux.security_context.as_ref());
-    Modes::of(context.and_then(|context| context.namespace_options.as_ref()))
 }

@@ -33,6 +33,14 @@ pub fn of_pause(pod_id: &str, pod: &PodSandboxConfig, image: &str) -> BTreeMap<S
     set("container-type", KIND_SANDBOX.into());
     set("sandbox-log-directory", pod.log_directory.clone());
     set("podsandbox.image-name", image.into());
+    all
+}
+
+/// What a pause container's spec says of the resources of its pod (SBX-34).
+#[must_use]
+pub fn of_pod_resources(pod: &PodSandboxConfig) -> BTreeMap<String, String> {
+    let mut all = BTreeMap::new();
+    let mut set = |key: &str, value: String| all.insert(format!("{PREFIX}{key}"), value);
     if let Some(LinuxContainerResources {
         cpu_period, cpu_quota, cpu_shares, memory_limit_in_bytes, ..
     }) = pod.linux.as_ref().and_then(|linux| linux.resources.as_ref())
@@ -84,35 +92,91 @@ pub fn passed<'a>(
         .map(|(key, value)| (key.clone(), value.clone()))
 }
 
-/// Whether `text` matches `glob`: `*` is any run of characters but '/', `?` is one.
+/// Whether `text` matches `glob`: `*` is any run of characters but '/', `?` is one, and so
+/// is `[a-z]` of a set, `[^a-z]` of all others; a backslash takes the next one as it is.
+/// What is no glob matches nothing.
 fn matches(glob: &str, text: &str) -> bool {
-    fn go(glob: &[u8], text: &[u8]) -> bool {
-        // Iterative with one point to come back to: linear in practice, never exponential.
-        let (mut g, mut t, mut star) = (0, 0, None);
-        while t < text.len() {
-            match glob.get(g) {
-                Some(b'*') => {
-                    star = Some((g, t));
-                    g += 1;
+    let Some(glob) = parts(glob) else { return false };
+    let text: Vec<char> = text.chars().collect();
+    // Iterative with one point to come back to: linear in practice, never exponential.
+    let (mut g, mut t, mut star) = (0, 0, None);
+    while t < text.len() {
+        match glob.get(g) {
+            Some(Part::Star) => {
+                star = Some((g, t));
+                g += 1;
+                continue;
+            }
+            Some(Part::One(set)) if set.has(text[t]) => {}
+            _ => match star {
+                Some((at, from)) if text[from] != '/' => {
+                    star = Some((at, from + 1));
+                    (g, t) = (at + 1, from + 1);
                     continue;
                 }
-                Some(b'?') if text[t] != b'/' => {}
-                Some(c) if *c == text[t] => {}
-                _ => match star {
-                    Some((at, from)) if text[from] != b'/' => {
-                        star = Some((at, from + 1));
-                        (g, t) = (at + 1, from + 1);
-                        continue;
-                    }
-                    _ => return false,
-                },
-            }
-            g += 1;
-            t += 1;
+                _ => return false,
+            },
         }
-        glob[g..].iter().all(|c| *c == b'*')
+        g += 1;
+        t += 1;
     }
-    go(glob.as_bytes(), text.as_bytes())
+    glob[g..].iter().all(|part| matches!(part, Part::Star))
+}
+
+enum Part {
+    Star,
+    One(Set),
+}
+
+/// Characters: those of the ranges, or all others.
+struct Set {
+    ranges: Vec<(char, char)>,
+    negated: bool,
+}
+
+impl Set {
+    fn has(&self, c: char) -> bool {
+        self.ranges.iter().any(|(first, last)| (*first..=*last).contains(&c)) != self.negated
+    }
+}
+
+fn parts(glob: &str) -> Option<Vec<Part>> {
+    let mut rest = glob.chars().peekable();
+    let mut parts = Vec::new();
+    while let Some(c) = rest.next() {
+        let (ranges, negated) = match c {
+            '*' => {
+                parts.push(Part::Star);
+                continue;
+            }
+            '?' => (vec![('/', '/')], true),
+            '[' => {
+                let negated = rest.next_if_eq(&'^').is_some();
+                let mut ranges = Vec::new();
+                while ranges.is_empty() || rest.next_if_eq(&']').is_none() {
+                    let first = set_char(&mut rest)?;
+                    let last = if rest.next_if_eq(&'-').is_some() { set_char(&mut rest)? } else { first };
+                    ranges.push((first, last));
+                }
+                (ranges, negated)
+            }
+            '\\' => {
+                let c = rest.next()?;
+                (vec![(c, c)], false)
+            }
+            c => (vec![(c, c)], false),
+        };
+        parts.push(Part::One(Set { ranges, negated }));
+    }
+    Some(parts)
+}
+
+fn set_char(rest: &mut std::iter::Peekable<std::str::Chars<'_>>) -> Option<char> {
+    match rest.next()? {
+        '-' | ']' => None,
+        '\\' => rest.next(),
+        c => Some(c),
+    }
 }
 
 /// The labels of a container record: the image's, then the pod's or container's own,
@@ -155,6 +219,18 @@ mod tests {
             ("a*b*c", "aXbYc", true),
             ("a*b*c", "aXbY", false),
             ("", "", true),
+            ("a?c", "aüc", true),
+            ("a?c", "a/c", false),
+            ("[a-c]x", "bx", true),
+            ("[a-c]x", "dx", false),
+            ("[^a-c]*", "d.e", true),
+            ("[^a]", "/", true),
+            ("[]a]", "]", false),
+            ("[a", "a", false),
+            ("[a-", "a", false),
+            ("\\*", "*", true),
+            ("\\*", "a", false),
+            ("a\\", "a", false),
         ] {
             assert_eq!(matches(glob, text), want, "{glob} {text}");
         }
