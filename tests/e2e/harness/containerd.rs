@@ -3,7 +3,7 @@
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
 
 use containerd_client::services::v1::version_client::VersionClient;
@@ -53,11 +53,13 @@ pub(crate) struct Containerd {
     version: Version,
     channel: Channel,
     process: Mutex<Option<Process>>,
+    /// Keys and tables of the CRI plugin's configuration, besides the usual ones.
+    more: (String, String),
 }
 
 impl Containerd {
     /// The one of this machine, not started yet.
-    pub(crate) fn new(place: &Arc<Place>) -> Containerd {
+    pub(crate) fn new(place: &Arc<Place>, more: (String, String)) -> Containerd {
         let binary = binary();
         let told = Command::new(&binary).arg("--version").output();
         let told = told.unwrap_or_else(|error| panic!("{}: {error}", binary.display()));
@@ -65,7 +67,7 @@ impl Containerd {
         let version = Version::parse(&told).unwrap_or_else(|| panic!("a version: {told}"));
         let socket = format!("unix://{}", place.text("c.sock"));
         let channel = Endpoint::from_shared(socket).expect("an address").timeout(LIMIT).connect_lazy();
-        Containerd { place: place.clone(), binary, version, channel, process: Mutex::new(None) }
+        Containerd { place: place.clone(), binary, version, channel, process: Mutex::new(None), more }
     }
 
     /// Its version.
@@ -215,8 +217,10 @@ disable = true
         };
         let restrict = !procfs::has_capability(SYS_RESOURCE);
         let (conf, bin) = (cni::conf_dir(&self.place), cni::bin_dir(&self.place));
+        let (keys, tables) = (&self.more.0, self.more.1.replace("{runtime}", runtime));
         format!(
             r#"{pause}
+{keys}
 netns_mounts_under_state_dir = true
 enable_unprivileged_ports = true
 enable_unprivileged_icmp = true
@@ -231,6 +235,7 @@ Root = "{{folder}}/runc"
 SystemdCgroup = false
 [plugins."{images}".registry]
 config_path = "{{folder}}/certs"
+{tables}
 "#
         )
     }
@@ -243,7 +248,26 @@ pub(crate) enum Plugin {
     Disabled,
 }
 
+/// The containerd of tests that want the newest one, if that is not this machine's.
+static PREFERRED: OnceLock<PathBuf> = OnceLock::new();
+
+/// From here on nodes of this process have the newest containerd at hand, unless the
+/// environment names one: Debian's newest, fetched as tests/matrix.sh does.
+pub(crate) fn prefer_newest_containerd() {
+    if std::env::var_os("LONGSHORE_TEST_CONTAINERD").is_some() {
+        return;
+    }
+    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fetch.sh");
+    let done = Command::new(script).arg("sid").output().expect("the script runs");
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).trim().to_owned();
+    assert!(done.status.success(), "{script}: {}", text(&done.stderr));
+    PREFERRED.get_or_init(|| PathBuf::from(text(&done.stdout)).join("containerd"));
+}
+
 fn binary() -> PathBuf {
+    if let Some(preferred) = PREFERRED.get() {
+        return preferred.clone();
+    }
     let given = std::env::var_os("LONGSHORE_TEST_CONTAINERD").map(PathBuf::from);
     match given {
         Some(path) if path.is_dir() => path.join("containerd"),
