@@ -115,11 +115,11 @@ fn command(random: &mut Random) -> (Vec<String>, Vec<String>) {
 
 fn image(random: &mut Random, world: &World) -> ImageSpec {
     let known = random.pick(&world.images);
-    let image = match random.below(40) {
+    let image = match random.below(80) {
         0 => String::new(),
         1 => "registry.test/none:1".to_owned(),
         2 => "not a reference!".to_owned(),
-        3..=12 => format!("{IMAGE_ID}{known}"),
+        3..=22 => format!("{IMAGE_ID}{known}"),
         _ => known.clone(),
     };
     ImageSpec {
@@ -139,7 +139,7 @@ fn env(random: &mut Random) -> KeyValue {
 }
 
 fn mount(random: &mut Random, world: &World) -> Mount {
-    let host_path = match random.below(24) {
+    let host_path = match random.below(48) {
         0 => world.path("missing/below"),
         1 => world.path("dangling"),
         2 => world.path("file/below"),
@@ -150,14 +150,16 @@ fn mount(random: &mut Random, world: &World) -> Mount {
         8 | 9 => world.path("file"),
         10 => "/dev/null".to_owned(),
         11 => world.path("link/inner"),
-        12..=16 => world.path("shared"),
+        12..=34 => world.path("shared"),
         _ => world.path("folder"),
     };
-    let target = match random.below(20) {
+    let target = match random.below(40) {
         0 => random.word(&["/", "", "relative", "//x/../y//", "/mnt/../mnt/x", "."]),
-        1 => random.word(&["/dev", "/dev/", "/proc", "/sys", "/sys/fs/cgroup", "/dev/shm", "/dev/pts"]),
-        2 => random.word(&["/etc/hosts", "/etc/hostname", "/etc/resolv.conf", "etc/hosts", "/etc//hosts/"]),
-        3 => random.word(&["/data", "/data/deep", "/rel/volume", "/run/x"]),
+        1..=3 => random.word(&["/dev", "/dev/", "/proc", "/sys", "/sys/fs/cgroup", "/dev/shm", "/dev/pts"]),
+        4..=7 => {
+            random.word(&["/etc/hosts", "/etc/hostname", "/etc/resolv.conf", "etc/hosts", "/etc//hosts/"])
+        }
+        8..=10 => random.word(&["/data", "/data/deep", "/rel/volume", "/run/x"]),
         _ => random.word(&["/mnt", "/mnt/a", "/mnt/a/b", "/mnt/b/", "/mnt/c/d/e", "/mnt/ünï x"]),
     };
     if random.chance(12) {
@@ -173,7 +175,7 @@ fn mount(random: &mut Random, world: &World) -> Mount {
         propagation: if odd { random.pick(&[7, -1]) } else { random.pick(&[0, 0, 0, 1, 2]) },
         uid_mappings: random.maybe(1, |_| mapping()).unwrap_or_default(),
         gid_mappings: random.maybe(1, |_| mapping()).unwrap_or_default(),
-        recursive_read_only: random.chance(8),
+        recursive_read_only: random.chance(2),
         image: None,
         image_sub_path: if random.chance(2) { "sub".into() } else { String::new() },
         mount_options: random.maybe(1, |_| vec!["noexec".to_owned()]).unwrap_or_default(),
@@ -182,26 +184,37 @@ fn mount(random: &mut Random, world: &World) -> Mount {
 
 fn image_mount(random: &mut Random, world: &World, target: String) -> Mount {
     let known = random.pick(&world.images);
-    let image = match random.below(10) {
+    let image = match random.below(30) {
         0 => String::new(),
         1 => "registry.test/none:1".to_owned(),
-        2..=4 => format!("{IMAGE_ID}{known}"),
+        2..=14 => format!("{IMAGE_ID}{known}"),
         _ => known,
     };
     Mount {
         container_path: target,
-        host_path: if random.chance(6) { world.path("folder") } else { String::new() },
-        readonly: random.chance(90),
+        host_path: if random.chance(2) { world.path("folder") } else { String::new() },
+        readonly: random.chance(97),
         propagation: if random.chance(5) { 2 } else { 0 },
         image: Some(ImageSpec { image, ..ImageSpec::default() }),
-        image_sub_path: random.word(&["", "", "etc", "bin/busybox", "not/there", "../..", "/etc"]),
+        image_sub_path: random.word(&[
+            "",
+            "",
+            "",
+            "",
+            "etc",
+            "etc",
+            "bin/busybox",
+            "not/there",
+            "../..",
+            "/etc",
+        ]),
         recursive_read_only: random.chance(5),
         ..Mount::default()
     }
 }
 
 fn device(random: &mut Random, world: &World) -> Device {
-    let host_path = match random.below(14) {
+    let host_path = match random.below(28) {
         0 => world.path("null"),
         1 => world.path("fifo"),
         2 => world.path("file"),
@@ -241,25 +254,25 @@ fn context(random: &mut Random, world: &World, pod: &PodSandboxConfig) -> LinuxC
             drop_capabilities: capabilities(random),
             add_ambient_capabilities: if random.chance(10) { capabilities(random) } else { vec![] },
         }),
-        privileged: random.chance(if may_be_privileged { 35 } else { 3 }),
+        privileged: random.chance(if may_be_privileged { 35 } else { 2 }),
         namespace_options: namespace_options(random, pod),
         selinux_options: random.maybe(3, selinux),
         run_as_user: random.maybe(25, id),
         run_as_group: random.maybe(20, id),
-        run_as_username: if random.chance(20) {
-            random.word(&["web", "guest", "root", "nobody-here", "web:staff", "33", "a:b:c", "+33"])
+        run_as_username: if random.chance(12) {
+            random.word(&["web", "guest", "root", "root", "nobody-here", "web:staff", "33", "a:b:c", "+33"])
         } else {
             String::new()
         },
         readonly_rootfs: random.chance(20),
         supplemental_groups: groups(random),
-        supplemental_groups_policy: if random.chance(2) { 7 } else { random.pick(&[0, 0, 1]) },
+        supplemental_groups_policy: if random.chance(1) { 7 } else { random.pick(&[0, 0, 1]) },
         no_new_privs: random.chance(30),
         masked_paths: paths(random),
         readonly_paths: paths(random),
         seccomp: random.maybe(50, |random| profile(random, world)),
-        apparmor: random.maybe(6, |random| profile(random, world)),
-        apparmor_profile: if random.chance(4) { text_profile(random, world) } else { String::new() },
+        apparmor: random.maybe(3, |random| profile(random, world)),
+        apparmor_profile: if random.chance(3) { text_profile(random, world) } else { String::new() },
         seccomp_profile_path: text_profile(random, world),
     }
 }
@@ -294,9 +307,9 @@ fn namespace_options(random: &mut Random, pod: &PodSandboxConfig) -> Option<Name
     }
     let context = pod.linux.as_ref().and_then(|linux| linux.security_context.as_ref());
     let mut given = context.and_then(|context| context.namespace_options.clone()).unwrap_or_default();
-    given.pid = random.pick(&[0, 1, 1, 2, 3]);
+    given.pid = random.pick(&[0, 0, 1, 1, 1, 2, 2, 3]);
     if given.pid == NamespaceMode::Target as i32 {
-        given.target_id = random.word(&[TARGET, TARGET, "", "not-there"]);
+        given.target_id = random.word(&[TARGET, TARGET, TARGET, TARGET, "", "not-there"]);
     }
     Some(given)
 }

@@ -29,6 +29,7 @@ mod sides;
 mod world;
 
 use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
 
 use futures_util::StreamExt;
 
@@ -96,7 +97,7 @@ async fn pair(node: &Node, beside: &Beside, images: &[String]) -> Pair {
         cri: beside.cri().clone(),
         containerd: node.containerd().channel(),
         namespace: "longshore-beside",
-        folders: vec![(netns, "{netns}"), (root, "{root}"), (state, "{state}")],
+        folders: folders(netns, root, state, beside.cri().logs()),
         logs: beside.cri().logs().to_owned(),
         images: BTreeMap::new(),
     };
@@ -105,7 +106,7 @@ async fn pair(node: &Node, beside: &Beside, images: &[String]) -> Pair {
         cri: node.cri().clone(),
         containerd: node.containerd().channel(),
         namespace: "k8s.io",
-        folders: vec![(state.join("netns"), "{netns}"), (root, "{root}"), (state, "{state}")],
+        folders: folders(state.join("netns"), root, state, node.cri().logs()),
         logs: node.cri().logs().to_owned(),
         images: BTreeMap::new(),
     };
@@ -117,6 +118,19 @@ async fn pair(node: &Node, beside: &Beside, images: &[String]) -> Pair {
         }
     }
     Pair { ours, theirs, version: node.containerd_version().clone() }
+}
+
+/// Folders of a server, and what stands for them. That of its logs is in its place, where
+/// runc's is, too.
+fn folders(netns: PathBuf, root: PathBuf, state: PathBuf, logs: &Path) -> Vec<(PathBuf, &'static str)> {
+    let runc = logs.with_file_name("runc");
+    vec![
+        (netns, "{netns}"),
+        (root, "{root}"),
+        (state, "{state}"),
+        (logs.to_owned(), "{logs}"),
+        (runc, "{runc}"),
+    ]
 }
 
 /// Parents of cgroups that runc makes and leaves, if nobody else is in there.

@@ -198,9 +198,8 @@ impl Pair {
         let mut words = Words::default();
         words.add(pod, "{pod}");
         for (folder, meaning) in &side.folders {
-            words.add(&folder.display().to_string(), meaning);
+            words.add_folder(folder, meaning);
         }
-        words.add(&side.logs.display().to_string(), "{logs}");
         words.add(&format!("/{}/", side.namespace), "/{namespace}/");
         words
     }

@@ -31,7 +31,7 @@ fn config(random: &mut Random, world: &World, number: usize) -> PodSandboxConfig
         .is_some_and(|options| options.network == NamespaceMode::Node as i32);
     let hostname = match random.below(20) {
         0 => "x".repeat(63),
-        1 => "h".repeat(65),
+        1 if random.chance(30) => "h".repeat(65),
         2 => "ünï".to_owned(),
         3 | 4 => String::new(),
         _ => format!("pod-{number}"),
@@ -53,7 +53,7 @@ fn config(random: &mut Random, world: &World, number: usize) -> PodSandboxConfig
             namespace: random.word(&["default", "default", "kube-system", ""]),
             attempt: random.pick(&[0, 0, 1, u32::MAX]),
         }),
-        hostname: if is_host_network && random.chance(90) { String::new() } else { hostname },
+        hostname: if is_host_network && random.chance(96) { String::new() } else { hostname },
         log_directory,
         dns_config: random.maybe(60, dns),
         port_mappings: random.some(2, port),
@@ -94,7 +94,7 @@ pub(crate) fn label(random: &mut Random) -> (String, String) {
         "maker",
         "long",
     ]);
-    let special = random.chance(12);
+    let special = random.chance(6);
     let key = if special {
         random.word(&["containerd.io/gc.root", "io.cri-containerd.kind", "io.cri-containerd.x", "", "k"])
     } else {
@@ -117,7 +117,6 @@ pub(crate) fn annotation(random: &mut Random) -> (String, String) {
         ("io.kubernetes.cri.sandbox-memory", "mine"),
         ("kubernetes.io/ingress-bandwidth", "10M"),
         ("kubernetes.io/egress-bandwidth", "1"),
-        ("kubernetes.io/egress-bandwidth", "nonsense"),
         ("io.kubernetes.cri.untrusted-workload", "true"),
         ("io.kubernetes.cri.untrusted-workload", "no"),
         ("", "empty key"),
@@ -153,9 +152,12 @@ fn sysctl(random: &mut Random) -> (String, String) {
         ("kernel.msgmax", "65536"),
         ("kernel/sem", "250 32000 32 128"),
         ("kernel.hostname", "x"),
-        ("vm.swappiness", "10"),
-        ("nonsense", "1"),
+        ("kernel.msgmni", "32000"),
+        ("net.ipv4.tcp_syncookies", "1"),
     ]);
+    if random.chance(8) {
+        return (random.word(&["vm.swappiness", "nonsense", ""]), "10".to_owned());
+    }
     (key.to_owned(), value.to_owned())
 }
 
@@ -171,14 +173,14 @@ fn context(random: &mut Random, world: &World) -> LinuxSandboxSecurityContext {
         supplemental_groups_policy: if random.chance(2) { 7 } else { random.pick(&[0, 0, 0, 1]) },
         privileged: random.chance(40),
         seccomp: random.maybe(50, |random| profile(random, world)),
-        apparmor: random.maybe(10, |random| profile(random, world)),
+        apparmor: random.maybe(6, |random| profile(random, world)),
         seccomp_profile_path: text_profile(random, world),
     }
 }
 
 /// Modes as a kubelet sends them, and now and then others.
 pub(crate) fn options(random: &mut Random, odd: bool) -> NamespaceOption {
-    let percent = if odd { 20 } else { 4 };
+    let percent = if odd { 12 } else { 2 };
     let mode = |random: &mut Random, usual: &[i32]| {
         if random.chance(percent) { random.pick(&[0, 1, 2, 3, 9, -1]) } else { random.pick(usual) }
     };
@@ -187,7 +189,7 @@ pub(crate) fn options(random: &mut Random, odd: bool) -> NamespaceOption {
         pid: mode(random, &[0, 1, 1, 2]),
         ipc: mode(random, &[0, 0, 0, 2]),
         target_id: String::new(),
-        userns_options: random.maybe(3, user_namespace),
+        userns_options: random.maybe(2, user_namespace),
     }
 }
 
@@ -214,12 +216,12 @@ pub(crate) fn selinux(random: &mut Random) -> SeLinuxOption {
 pub(crate) fn id(random: &mut Random) -> Int64Value {
     let usual = random.pick(&[0, 33, 1000, 2000, 4711, 65_534, i64::from(i32::MAX)]);
     let odd = [-1, i64::from(i32::MAX) + 1, i64::from(u32::MAX), i64::MAX, i64::MIN];
-    Int64Value { value: if random.chance(5) { random.pick(&odd) } else { usual } }
+    Int64Value { value: if random.chance(2) { random.pick(&odd) } else { usual } }
 }
 
 pub(crate) fn groups(random: &mut Random) -> Vec<i64> {
     random.some(4, |random| {
-        let odd = random.chance(3);
+        let odd = random.chance(1);
         if odd {
             random.pick(&[-1, i64::from(u32::MAX) + 2, i64::MAX])
         } else {
@@ -229,7 +231,7 @@ pub(crate) fn groups(random: &mut Random) -> Vec<i64> {
 }
 
 pub(crate) fn profile(random: &mut Random, world: &World) -> SecurityProfile {
-    let reference = match random.below(10) {
+    let reference = match random.below(20) {
         0 => world.path("profiles/broken.json"),
         1 => world.path("profiles/list.json"),
         2 => world.path("profiles/none.json"),
@@ -239,15 +241,17 @@ pub(crate) fn profile(random: &mut Random, world: &World) -> SecurityProfile {
         _ => world.path("profiles/good.json"),
     };
     match random.below(12) {
-        0..=4 => SecurityProfile { profile_type: 0, localhost_ref: String::new() },
-        5 | 6 => SecurityProfile { profile_type: 1, localhost_ref: String::new() },
-        7 => SecurityProfile { profile_type: random.pick(&[0, 1, 9]), localhost_ref: reference },
+        0..=5 => SecurityProfile { profile_type: 0, localhost_ref: String::new() },
+        6..=8 => SecurityProfile { profile_type: 1, localhost_ref: String::new() },
+        9 if random.chance(30) => {
+            SecurityProfile { profile_type: random.pick(&[0, 1, 9]), localhost_ref: reference }
+        }
         _ => SecurityProfile { profile_type: 2, localhost_ref: reference },
     }
 }
 
 pub(crate) fn text_profile(random: &mut Random, world: &World) -> String {
-    match random.below(24) {
+    match random.below(48) {
         0 => "runtime/default".to_owned(),
         1 => "docker/default".to_owned(),
         2 => "unconfined".to_owned(),
@@ -260,7 +264,7 @@ pub(crate) fn text_profile(random: &mut Random, world: &World) -> String {
 pub(crate) fn resources(random: &mut Random) -> LinuxContainerResources {
     use longshore::proto::cri::HugepageLimit;
     let odd = |random: &mut Random, usual: &[i64], odd: &[i64]| {
-        if random.chance(3) { random.pick(odd) } else { random.pick(usual) }
+        if random.chance(1) { random.pick(odd) } else { random.pick(usual) }
     };
     LinuxContainerResources {
         cpu_period: odd(random, &[0, 0, 100_000, 50_000], &[-1, 1, i64::MAX]),

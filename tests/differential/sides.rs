@@ -88,7 +88,7 @@ impl Side {
         let runtime = record.runtime.unwrap_or_default();
         let options = runtime.options.map(|any| {
             let options = runc::Options::decode(any.value.as_slice()).expect("runc's options");
-            json!({ "type": any.type_url, "value": format!("{options:?}") })
+            json!({ "type": any.type_url, "root": format!("{}/", options.root), "systemd": options.systemd_cgroup })
         });
         let extensions: BTreeMap<String, Value> = record
             .extensions

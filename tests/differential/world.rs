@@ -8,9 +8,6 @@ use serde_json::json;
 
 use crate::harness::Place;
 
-/// The handlers besides the default one.
-pub(crate) const HANDLERS: [&str; 3] = ["base", "open", "untrusted"];
-
 /// Things on the host, in a folder of the node's.
 #[derive(Clone)]
 pub(crate) struct World {
@@ -65,10 +62,6 @@ impl World {
         }
     }
 
-    pub(crate) fn folder(&self) -> &Path {
-        &self.folder
-    }
-
     /// A path in its folder.
     pub(crate) fn path(&self, name: &str) -> String {
         format!("{}/{name}", self.folder.display())
@@ -78,6 +71,13 @@ impl World {
         self.folder.join("base.json")
     }
 
+    /// Keys of the handler `base`. The plugin knows writable cgroups on v2 alone.
+    fn base_handler(&self) -> String {
+        let is_v2 = Path::new("/sys/fs/cgroup/cgroup.controllers").exists();
+        let writable = if is_v2 { "cgroup_writable = true\n" } else { "" };
+        format!("base_runtime_spec = {:?}\n{writable}", self.base_spec())
+    }
+
     /// Lines of longshore's configuration.
     pub(crate) fn longshore(&self, pause: &str) -> String {
         let handler = |name: &str, lines: &str| {
@@ -85,7 +85,7 @@ impl World {
                 "[runtime.handlers.{name}]\n{lines}\n[runtime.handlers.{name}.options]\nRoot = \"{{folder}}/runc\"\n"
             )
         };
-        let base = format!("base_runtime_spec = {:?}\ncgroup_writable = true", self.base_spec());
+        let base = self.base_handler();
         [
             format!("[sandbox]\nimage = {pause:?}\n"),
             handler("base", &base),
@@ -104,7 +104,7 @@ impl World {
                  [{table}.options]\nRoot = \"{{folder}}/runc\"\nSystemdCgroup = false\n"
             )
         };
-        let base = format!("base_runtime_spec = {:?}\ncgroup_writable = true", self.base_spec());
+        let base = self.base_handler();
         let tables = [handler("base", &base), handler("open", OPEN), handler("untrusted", "")].concat();
         ("disable_hugetlb_controller = false\n".to_owned(), tables)
     }
