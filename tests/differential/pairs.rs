@@ -18,8 +18,10 @@ use crate::random::Random;
 use crate::sides::{Side, process};
 use crate::world::World;
 
-/// Failures that are printed in full.
-const PRINTED_MAX: usize = 12;
+/// Failures of one kind that are shown.
+const SHOWN_MAX: usize = 12;
+/// Characters of a value that are shown.
+const VALUE_MAX: usize = 1000;
 
 /// Both servers.
 pub(crate) struct Pair {
@@ -85,17 +87,19 @@ impl Report {
             // A few of each kind tell more than many of one.
             let count = printed.entry(format!("{call} {}", found.path)).or_default();
             *count += 1;
-            if *count > 2 || text.len() > 400 * 1024 {
+            if *count > SHOWN_MAX {
                 continue;
             }
+            let short = |value: &Value| value.to_string().chars().take(VALUE_MAX).collect::<String>();
+            let (ours, theirs) = (short(&found.ours), short(&found.theirs));
             writeln!(
                 text,
-                "---- {name} of seed {seed}, {call}: {}\nlongshore: {}\nplugin:    {}\nrequest: {request}",
-                found.path, found.ours, found.theirs
+                "---- {name} of seed {seed}, {call}: {}\nlongshore: {ours}\nplugin:    {theirs}",
+                found.path
             )
             .expect("text");
-            if printed.len() > PRINTED_MAX {
-                break;
+            if *count <= 2 {
+                writeln!(text, "request: {request}").expect("text");
             }
         }
         text
@@ -141,6 +145,7 @@ impl Asked<'_> {
         };
         let code = |text: &str| text.split(':').next().unwrap_or_default().to_owned();
         let (a, b) = (text(&ours), text(&theirs));
+        if std::env::var_os("DBG").is_some() && a != "Ok" { eprintln!("DBG {} {a} || {b}", self.call); }
         *report.calls.entry(format!("{} {} / {}", self.call, code(&a), code(&b))).or_default() += 1;
         if code(&a) != code(&b) {
             self.compare(&json!({ "code": a }), &json!({ "code": b }), report);
