@@ -55,7 +55,7 @@ async fn with_rate(node: &Node, id: &str) -> ContainerStats {
         let filter = ContainerStatsFilter { id: id.to_owned(), ..Default::default() };
         let list = node.list_container_stats(Some(filter)).await.expect("a list");
         let stats = list.into_iter().next().expect("the container");
-        let cpu = stats.cpu.clone().expect("cpu");
+        let cpu = stats.cpu.expect("cpu");
         cpu.usage_nano_cores.is_some_and(|rate| rate.value > 0).then_some(stats)
     })
     .await
@@ -286,7 +286,7 @@ async fn the_traffic_of_a_pod_is_counted_in_its_namespace() {
     let usage = async || {
         let stats = node.pod_stats(&pod.id).await.expect("stats");
         let network = stats.linux.expect("linux").network.expect("a network");
-        let default = network.default_interface.expect("a default interface");
+        let default = network.default_interface.clone().expect("a default interface");
         assert_eq!(default.name, "eth0");
         // Older plugins list the others only, and do not tell the time.
         let is_listed = network.interfaces.contains(&default) && network.timestamp > 0;
