@@ -26,7 +26,7 @@ use crate::flow::{self, Stage, Undo};
 use crate::ids::{self, PodId};
 use crate::image::Image;
 use crate::network::{Attachment, PodNetwork, netns};
-use crate::proto::cri::{PodSandboxConfig, RunPodSandboxRequest};
+use crate::proto::cri::{NamespaceMode, PodSandboxConfig, RunPodSandboxRequest};
 use crate::spec::{self, Modes, PauseInput, annotations, gather};
 use crate::state::Pod;
 use crate::state::pod::Status;
@@ -92,7 +92,9 @@ impl Pods {
                 return Err(invalid(format!("runtime handler {asked:?} is asked for an untrusted workload")));
             }
             let context = config.linux.as_ref().and_then(|linux| linux.security_context.as_ref());
-            if context.is_some_and(|context| context.privileged) || Modes::of_pod(config)?.host_network() {
+            let modes = Modes::of_pod(config)?;
+            let is_on_host = [modes.network, modes.pid, modes.ipc].contains(&NamespaceMode::Node);
+            if context.is_some_and(|context| context.privileged) || is_on_host {
                 return Err(invalid(
                     "an untrusted workload cannot be privileged or use the host's namespaces",
                 ));
@@ -357,7 +359,7 @@ impl Pods {
             id: creation.id.clone(),
             paths: containers.paths.clone(),
             node_name: containers.host.hostname.clone(),
-            host_ipc: creation.modes.ipc == crate::proto::cri::NamespaceMode::Node,
+            host_ipc: creation.modes.ipc == NamespaceMode::Node,
             shm_bytes: containers.config.file.sandbox.shm_bytes,
             maps: creation.modes.user,
         };
@@ -391,7 +393,7 @@ impl Pods {
         let containers = &self.containers;
         let files = crate::spec::PodFiles {
             resolv_conf: containers.paths.pod_root(&creation.id).join("resolv.conf"),
-            shm: if creation.modes.ipc == crate::proto::cri::NamespaceMode::Node {
+            shm: if creation.modes.ipc == NamespaceMode::Node {
                 "/dev/shm".into()
             } else {
                 containers.paths.pod_state(&creation.id).join("shm")

@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 
-use super::oci::{Linux, Process, Resources, Root, Spec};
+use super::oci::{Linux, Mount, Process, Resources, Root, Spec};
 use super::user::{self, UserRequest};
 use super::{
     Accounts, Features, Host, HostDevice, ImageConfig, Modes, PodFiles, annotations, base, classes, devices,
@@ -77,17 +77,21 @@ impl Asked {
 pub fn container(input: &ContainerInput<'_>) -> Result<Spec> {
     let ContainerInput { config, pod, handler, .. } = *input;
     let asked = Asked::of(input)?;
-    let mut spec = base(handler);
+    let mut spec = base(handler)?;
     let seccomp = fill_process(input, &asked, spec.process.get_or_insert_with(Process::default))?;
     let propagation;
-    (spec.mounts, propagation) = mounts_of(input, &asked)?;
-    spec.root = Some(Root { path: "rootfs".into(), readonly: asked.context.readonly_rootfs });
+    (spec.mounts, propagation) = mounts_of(input, &asked, &spec.mounts)?;
+    let is_readonly = spec.root.as_ref().is_some_and(|root| root.readonly);
+    let readonly = is_readonly || asked.context.readonly_rootfs;
+    spec.root = Some(Root { path: "rootfs".into(), readonly });
     spec.annotations.extend(annotations::passed(&pod.annotations, &handler.pod_annotations));
     spec.annotations.extend(annotations::passed(&config.annotations, &handler.container_annotations));
     let name = config.metadata.as_ref().map(|metadata| metadata.name.as_str()).unwrap_or_default();
     spec.annotations.extend(annotations::of_container(input.pod_id, pod, name, input.image.1));
     let section = spec.linux.get_or_insert_with(Linux::default);
-    section.rootfs_propagation = propagation;
+    if !propagation.is_empty() {
+        section.rootfs_propagation = propagation;
+    }
     // A base spec may have a profile of the node's owner for containers that ask for none.
     if seccomp.is_some() || asked.context.privileged {
         section.seccomp = seccomp;
@@ -115,14 +119,19 @@ fn fill_process(input: &ContainerInput<'_>, asked: &Asked, process: &mut Process
     user::require_mapped(&process.user, asked.modes.user)?;
     let hostname = if pod.hostname.is_empty() { &host.hostname } else { &pod.hostname };
     process.args = process::args(&config.command, &config.args, image)?;
-    process.env = process::env(config, image, hostname)?;
-    process.cwd = process::cwd(config, image);
+    process.env = process::env(config, image, hostname, std::mem::take(&mut process.env))?;
+    process.cwd = process::cwd(config, image, &process.cwd);
     process.terminal = config.tty;
     process.no_new_privileges = context.no_new_privs;
     if let Some(limits) = &asked.resources {
         process.oom_score_adj = Some(resources::oom_score_adj(limits.oom_score_adj, host));
     }
-    let capabilities = security::capabilities(context.capabilities.as_ref(), context.privileged, host);
+    let capabilities = security::capabilities(
+        context.capabilities.as_ref(),
+        process.capabilities.as_ref(),
+        context.privileged,
+        host,
+    );
     let (seccomp_text, apparmor_text) = text_profiles_of(context);
     let profile = security::profile("AppArmor", context.apparmor.as_ref(), apparmor_text)?;
     process.apparmor_profile = security::apparmor(&profile, context.privileged, host)?;
@@ -138,9 +147,10 @@ fn text_profiles_of(context: &LinuxContainerSecurityContext) -> (&str, &str) {
     (&context.seccomp_profile_path, &context.apparmor_profile)
 }
 
-fn mounts_of(input: &ContainerInput<'_>, asked: &Asked) -> Result<(Vec<super::oci::Mount>, String)> {
+fn mounts_of(input: &ContainerInput<'_>, asked: &Asked, base: &[Mount]) -> Result<(Vec<Mount>, String)> {
     let context = &asked.context;
     mounts::of_container(mounts::Request {
+        base,
         mounts: &input.config.mounts,
         gathered: &input.gathered.mounts,
         volumes: &input.gathered.volumes,
@@ -173,7 +183,9 @@ fn fill_linux(input: &ContainerInput<'_>, asked: &Asked, section: &mut Linux) ->
         (section.masked_paths, section.readonly_paths) = pause::usual_paths();
     }
     let limits = section.resources.get_or_insert_with(Resources::default);
-    limits.devices = vec![devices::deny_all()];
+    if limits.devices.is_empty() {
+        limits.devices.push(devices::deny_all());
+    }
     if let Some(wanted) = &asked.resources {
         resources::apply(wanted, limits, host, input.options.tolerates_missing_hugetlb())?;
     }

@@ -81,6 +81,8 @@ pub struct Features {
     pub id_mapped_mounts: bool,
     /// User namespaces, with id-mapped mounts.
     pub user_namespaces: bool,
+    /// Network devices of the host that move into a container.
+    pub net_devices: bool,
 }
 
 /// A profile of the node, as read.
@@ -92,17 +94,25 @@ pub struct LocalProfile {
     pub text: String,
 }
 
-/// The spec that values are laid over: the handler's base spec, or nothing.
-fn base(handler: &Handler) -> Spec {
-    let mut spec = handler
-        .base_spec
-        .as_ref()
-        .and_then(|base| serde_json::from_value::<Spec>(base.clone()).ok())
-        .unwrap_or_default();
+/// A spec with nothing in it.
+fn empty() -> Spec {
+    Spec { oci_version: oci::OCI_VERSION.to_owned(), ..Spec::default() }
+}
+
+/// The spec that a container's values are laid over: the handler's base spec, or nothing
+/// (OCI-48).
+///
+/// # Errors
+/// FailedPrecondition when the base spec is none.
+pub fn base(handler: &Handler) -> Result<Spec> {
+    let Some(base) = &handler.base_spec else { return Ok(empty()) };
+    let mut spec: Spec = serde_json::from_value(base.clone()).map_err(|error| {
+        precondition(format!("runtime.handlers.{}.base_runtime_spec is no OCI spec: {error}", handler.name))
+    })?;
     if spec.oci_version.is_empty() {
         spec.oci_version = oci::OCI_VERSION.to_owned();
     }
-    spec
+    Ok(spec)
 }
 
 /// Parses the OCI spec of a container record.

@@ -2,7 +2,7 @@
 //!
 //! | CRI | OCI | rule |
 //! |---|---|---|
-//! | – | proc, /dev, devpts, mqueue, sysfs, cgroup | OCI-26 |
+//! | – | proc, /dev, devpts, mqueue, sysfs, or the mounts of the base spec; cgroup | OCI-26, OCI-48 |
 //! | `mounts` | bind mounts in place of a default with the same target; `/dev` drops the defaults below it | OCI-27 |
 //! | order | by depth of the target, as given within a depth | OCI-28 |
 //! | `host_path` | resolved, made as a folder when missing (done by gather) | OCI-29, OCI-30 |
@@ -12,7 +12,8 @@
 //! | `image`, `image_sub_path` | a bind mount of where the image is mounted, which is gathered; read-only and private alone | OCI-37, OCI-38 |
 //! | `uid_mappings`, `gid_mappings` | `uidMappings`, `gidMappings` of the bind mount; an image is mounted with them before | OCI-34 |
 //! | – | in a user namespace with the host's network, `/sys` is the host's | SBX-28 |
-//! | mount options, SELinux relabel | refused until they are built | |
+//! | `mount_options` | options of the bind mount, on top of all others | OCI-35 |
+//! | SELinux relabel | refused until it is built | |
 
 use std::path::{Component, Path, PathBuf};
 
@@ -27,6 +28,8 @@ use crate::sys::userns::IdMap;
 pub const IMAGE_VOLUME_FAILED: &str = "ImageVolumeMountFailed";
 /// The same, of recursive read-only mounts.
 pub const RRO_UNSUPPORTED: &str = "RROUnsupported";
+/// What `mount_options` may hold: what takes something away from what is mounted.
+const MOUNT_OPTIONS: [&str; 3] = ["noexec", "nodev", "nosuid"];
 const NO_ID_MAPPED_MOUNTS: &str = "the runtime handler has no id-mapped mounts";
 
 /// A CRI mount's source on the host, as gathered.
@@ -58,6 +61,8 @@ pub struct PodFiles {
 /// The parts of a request that decide about mounts.
 #[derive(Clone, Copy, Debug)]
 pub struct Request<'a> {
+    /// The mounts of the handler's base spec.
+    pub base: &'a [Mount],
     /// `mounts`
     pub mounts: &'a [cri::Mount],
     /// The same, gathered.
@@ -119,6 +124,24 @@ fn use_host_sys(list: &mut [Mount]) {
     }
 }
 
+/// Takes the mounts of a base spec in place of the defaults, but for the cgroup's. What
+/// Go's tools put into such a spec, a `/run` that hides the image's, is left out.
+fn lay_over(base: &[Mount], privileged: bool, list: &mut Vec<Mount>) {
+    list.retain(|mount| {
+        mount.destination == "/sys/fs/cgroup" && !base.iter().any(|own| own.destination == mount.destination)
+    });
+    let kept = base.iter().filter(|mount| mount.destination != "/run" || mount.kind != "tmpfs").cloned();
+    list.splice(..0, kept);
+    for mount in
+        list.iter_mut().filter(|mount| privileged && (mount.kind == "sysfs" || mount.kind == "cgroup"))
+    {
+        mount.options.retain(|option| option != "ro");
+        if !mount.options.iter().any(|option| option == "rw") {
+            mount.options.push("rw".into());
+        }
+    }
+}
+
 /// The mounts of a pause container: the defaults, the pod's shm and resolv.conf.
 #[must_use]
 pub fn of_pause(privileged: bool, host_sys: bool, shm: &Path, resolv_conf: &Path) -> Vec<Mount> {
@@ -142,8 +165,11 @@ pub fn of_container(request: Request<'_>) -> Result<(Vec<Mount>, String)> {
     let taken: Vec<PathBuf> = request.mounts.iter().map(|mount| clean(&mount.container_path)).collect();
     let has = |target: &str| taken.iter().any(|path| path == Path::new(target));
     let access = |writable: bool| if writable { "rw" } else { "ro" };
-    let mut list: Vec<Mount> =
-        defaults(access(request.privileged), Some(access(request.privileged || request.cgroup_writable)));
+    let cgroup = access(request.privileged || request.cgroup_writable);
+    let mut list: Vec<Mount> = defaults(access(request.privileged), Some(cgroup));
+    if !request.base.is_empty() {
+        lay_over(request.base, request.privileged, &mut list);
+    }
     if request.host_sys {
         use_host_sys(&mut list);
     }
@@ -230,6 +256,11 @@ fn bind(given: &cri::Mount, host: &HostMount, features: Features, root: &mut &st
         (true, true) => "rro",
     };
     let mut bind = mount(&given.container_path, "bind", &source, &["rbind", propagation, access]);
+    for option in &given.mount_options {
+        if !bind.options.contains(option) {
+            bind.options.push(option.clone());
+        }
+    }
     // An image has been mounted with them.
     if given.image.is_none() && has_mappings(given) {
         if !features.id_mapped_mounts {
@@ -296,8 +327,13 @@ pub fn check(mounts: &[cri::Mount], features: Features, mut is_selinux: impl FnM
         let unbuilt =
             |what: &str| unimplemented(format!("{word}{what} are not served yet (mount at {target:?})"));
         check_mappings(given, features).context(|| format!("{word}mount at {target:?}"))?;
-        if !given.mount_options.is_empty() {
-            return Err(unbuilt("mount options"));
+        if let Some(option) =
+            given.mount_options.iter().find(|option| !MOUNT_OPTIONS.contains(&option.as_str()))
+        {
+            let known = MOUNT_OPTIONS.join(", ");
+            return Err(invalid(format!(
+                "{word}mount at {target:?}: mount option {option:?} is not one of {known}"
+            )));
         }
         if given.selinux_relabel && is_selinux() {
             return Err(unbuilt("SELinux labels"));
@@ -367,6 +403,7 @@ mod tests {
         };
         let gathered = vec![host; mounts.len()];
         of_container(Request {
+            base: &[],
             mounts,
             gathered: &gathered,
             volumes: &[("/v".into(), "/data/vol".into())],
@@ -452,6 +489,66 @@ mod tests {
         assert!(ask(true, MountPropagation::PropagationHostToContainer, true).is_err());
     }
 
+    /// OCI-48.
+    #[test]
+    fn the_mounts_of_a_base_spec_take_the_place_of_the_defaults() {
+        let base = [
+            mount("/proc", "proc", "proc", &["nosuid"]),
+            mount("/run", "tmpfs", "tmpfs", &["nosuid"]),
+            mount("/sys", "sysfs", "sysfs", &["nosuid", "ro"]),
+            mount("/extra", "tmpfs", "tmpfs", &["size=1m"]),
+            mount("/data", "tmpfs", "tmpfs", &[]),
+        ];
+        let files = PodFiles { shm: "/p/shm".into(), ..PodFiles::default() };
+        let mounts = [given("/data")];
+        let gathered = [HostMount { source: "/host".into(), ..HostMount::default() }];
+        let ask = |privileged| {
+            let (list, _) = of_container(Request {
+                base: &base,
+                mounts: &mounts,
+                gathered: &gathered,
+                volumes: &[],
+                files: &files,
+                readonly_rootfs: false,
+                privileged,
+                cgroup_writable: false,
+                features: Features::default(),
+                host_sys: false,
+            })
+            .expect("valid");
+            list
+        };
+        let list = ask(false);
+        assert_eq!(targets(&list), ["/proc", "/sys", "/extra", "/sys/fs/cgroup", "/data", "/dev/shm"]);
+        assert_eq!(list[4].source, "/host");
+        assert_eq!(ask(true)[1].options, ["nosuid", "rw"]);
+    }
+
+    /// OCI-35.
+    #[test]
+    fn mount_options_go_on_top() {
+        let options = |list: &[&str]| list.iter().map(ToString::to_string).collect();
+        let bind = cri::Mount { mount_options: options(&["noexec", "nodev", "noexec"]), ..given("/a") };
+        let image = cri::Mount {
+            container_path: "/i".into(),
+            image: Some(cri::ImageSpec { image: "sha256:1".into(), ..Default::default() }),
+            readonly: true,
+            mount_options: options(&["nosuid"]),
+            ..Default::default()
+        };
+        let mounts = [bind, image];
+        check(&mounts, Features::default(), || false).expect("they are known");
+        let (list, _) = of(&mounts, HostMount::default(), Features::default()).expect("valid");
+        let of = |target: &str| {
+            let found = list.iter().find(|mount| mount.destination == target).expect("mounted");
+            found.options.join(",")
+        };
+        assert_eq!(
+            (of("/a").as_str(), of("/i").as_str()),
+            ("rbind,rprivate,rw,noexec,nodev", "rbind,rprivate,ro,nosuid")
+        );
+    }
+
     #[test]
     fn what_is_not_built_is_refused() {
         let bad = [
@@ -459,7 +556,7 @@ mod tests {
             cri::Mount { host_path: "relative".into(), ..given("/a") },
             cri::Mount { host_path: String::new(), ..given("/a") },
             cri::Mount { image_sub_path: "sub".into(), ..given("/a") },
-            cri::Mount { mount_options: vec!["noexec".into()], ..given("/a") },
+            cri::Mount { mount_options: vec!["nodev".into(), "exec".into()], ..given("/a") },
         ];
         for mount in bad {
             assert!(check(std::slice::from_ref(&mount), Features::default(), || false).is_err(), "{mount:?}");
@@ -514,6 +611,7 @@ mod tests {
         let ask = |mounts: &[cri::Mount]| {
             let gathered = vec![HostMount { source: "/host".into(), ..HostMount::default() }; mounts.len()];
             let request = Request {
+                base: &[],
                 mounts,
                 gathered: &gathered,
                 volumes: &[],

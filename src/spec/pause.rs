@@ -16,8 +16,8 @@ use std::path::Path;
 use super::oci::{self, Linux, Process, Resources, Root, Spec};
 use super::user::{self, UserRequest};
 use super::{
-    Accounts, Host, ImageConfig, LocalProfile, Modes, PodFiles, annotations, base, devices, mounts,
-    namespaces, process, resources, security,
+    Accounts, Host, ImageConfig, LocalProfile, Modes, PodFiles, annotations, devices, mounts, namespaces,
+    process, resources, security,
 };
 use crate::config::Handler;
 use crate::error::{Context, Result};
@@ -107,16 +107,17 @@ pub fn pause(input: &PauseInput<'_>) -> Result<Spec> {
     )
     .context(|| "pod sandbox")?;
     user::require_mapped(&user, modes.user).context(|| "pod sandbox")?;
-    let capabilities = security::capabilities(None, false, host);
+    let capabilities = security::capabilities(None, None, false, host);
     let profile = pause_seccomp(pod, input.unset_seccomp)?;
     let seccomp =
         security::seccomp(&profile, context.privileged, &capabilities.bounding, input.seccomp, host)?;
 
-    let mut spec = base(handler);
+    // A base spec is about containers.
+    let mut spec = super::empty();
     let process = spec.process.get_or_insert_with(Process::default);
     process.args = process::args(&[], &[], image).map_err(|error| error.context("pause image"))?;
     process.env = image.env.clone();
-    process.cwd = process::cwd(&ContainerConfig::default(), image);
+    process.cwd = process::cwd(&ContainerConfig::default(), image, "");
     process.user = user;
     process.capabilities = Some(capabilities);
     process.no_new_privileges = true;

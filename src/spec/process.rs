@@ -3,8 +3,8 @@
 //! | CRI / image | OCI | rule |
 //! |---|---|---|
 //! | `command`, `args`, image `Entrypoint`, `Cmd` | `process.args` | OCI-01 |
-//! | `working_dir`, else image `WorkingDir`, else `/` | `process.cwd` | OCI-03 |
-//! | PATH, TERM with `tty`, HOSTNAME, image `Env`, `envs` | `process.env`, a later one in place of an earlier | OCI-02 |
+//! | `working_dir`, else image `WorkingDir`, else the base spec's, else `/` | `process.cwd` | OCI-03, OCI-48 |
+//! | the base spec's, PATH, TERM with `tty`, HOSTNAME, image `Env`, `envs` | `process.env`, a later one in place of an earlier | OCI-02, OCI-48 |
 //! | `tty` | `process.terminal` | |
 //! | `stop_signal`, image `StopSignal` | (kept in the container's metadata) | CTR-11, CTR-33 |
 
@@ -34,23 +34,29 @@ pub fn args(command: &[String], args: &[String], image: &ImageConfig) -> Result<
     Ok(all)
 }
 
-/// The working directory.
+/// The working directory; `base` is that of the base spec.
 #[must_use]
-pub fn cwd(config: &ContainerConfig, image: &ImageConfig) -> String {
-    let dirs = [&config.working_dir, &image.working_dir];
-    dirs.into_iter().find(|dir| !dir.is_empty()).map_or_else(|| "/".to_owned(), Clone::clone)
+pub fn cwd(config: &ContainerConfig, image: &ImageConfig, base: &str) -> String {
+    let dirs = [&config.working_dir, &image.working_dir].map(String::as_str).into_iter().chain([base]);
+    dirs.into_iter().find(|dir| !dir.is_empty()).unwrap_or("/").to_owned()
 }
 
-/// The environment.
+/// The environment over `base`, that of the base spec.
 ///
 /// # Errors
 /// InvalidArgument for a variable with a NUL byte or that is not text, naming its key.
-pub fn env(config: &ContainerConfig, image: &ImageConfig, hostname: &str) -> Result<Vec<String>> {
-    let mut env = vec![DEFAULT_PATH.to_owned()];
+pub fn env(
+    config: &ContainerConfig,
+    image: &ImageConfig,
+    hostname: &str,
+    base: Vec<String>,
+) -> Result<Vec<String>> {
+    let mut env = base;
+    set(&mut env, DEFAULT_PATH.to_owned());
     if config.tty {
-        env.push("TERM=xterm".to_owned());
+        set(&mut env, "TERM=xterm".to_owned());
     }
-    env.push(format!("HOSTNAME={hostname}"));
+    set(&mut env, format!("HOSTNAME={hostname}"));
     for pair in &image.env {
         set(&mut env, pair.clone());
     }
@@ -201,7 +207,10 @@ mod tests {
             ..Default::default()
         };
         let want = ["PATH=/bin", "TERM=xterm", "HOSTNAME=mine", "A=x=y\nz", "EMPTY="];
-        assert_eq!(env(&config, &image, "pod").expect("valid"), want);
+        assert_eq!(env(&config, &image, "pod", Vec::new()).expect("valid"), want);
+        let base = list(&["PATH=/base", "BASE=1", "A=base"]);
+        let want = ["PATH=/bin", "BASE=1", "A=x=y\nz", "TERM=xterm", "HOSTNAME=mine", "EMPTY="];
+        assert_eq!(env(&config, &image, "pod", base).expect("valid"), want);
     }
 
     #[test]
@@ -210,7 +219,7 @@ mod tests {
             envs: vec![KeyValue { key: "K".into(), value: vec![b's', 0xff] }],
             ..Default::default()
         };
-        let error = env(&config, &ImageConfig::default(), "h").expect_err("not UTF-8");
+        let error = env(&config, &ImageConfig::default(), "h", Vec::new()).expect_err("not UTF-8");
         assert_eq!(error.message(), "the value of environment variable \"K\" is not UTF-8");
     }
 

@@ -88,9 +88,15 @@ pub fn names_of(mask: u64) -> Vec<String> {
     (0..NAMES.len()).filter(|bit| mask & (1 << bit) != 0).map(|bit| NAMES[bit].to_owned()).collect()
 }
 
-/// The capability sets of a container.
+/// The capability sets of a container: those of `base`, or the usual ones, with what is
+/// asked for (OCI-13, OCI-48).
 #[must_use]
-pub fn capabilities(asked: Option<&Capability>, privileged: bool, host: &Host) -> Capabilities {
+pub fn capabilities(
+    asked: Option<&Capability>,
+    base: Option<&Capabilities>,
+    privileged: bool,
+    host: &Host,
+) -> Capabilities {
     if privileged {
         return sets(names_of(host.capabilities), Vec::new());
     }
@@ -110,7 +116,7 @@ pub fn capabilities(asked: Option<&Capability>, privileged: bool, host: &Host) -
     } else if has_all(&asked.drop_capabilities) {
         Vec::new()
     } else {
-        DEFAULT_CAPABILITIES.map(str::to_owned).to_vec()
+        base.map_or_else(|| DEFAULT_CAPABILITIES.map(str::to_owned).to_vec(), |base| base.bounding.clone())
     };
     if has_all(&asked.drop_capabilities) && has_all(&asked.add_capabilities) {
         set.clear();
@@ -289,8 +295,9 @@ mod tests {
 
     #[test]
     fn all_goes_first_and_names_have_any_form() {
-        let set =
-            |add: &[&str], drop: &[&str]| capabilities(Some(&asked(add, drop)), false, &host()).bounding;
+        let set = |add: &[&str], drop: &[&str]| {
+            capabilities(Some(&asked(add, drop)), None, false, &host()).bounding
+        };
         assert_eq!(set(&[], &["ALL"]), Vec::<String>::new());
         assert_eq!(set(&["chown"], &["all"]), ["CAP_CHOWN"]);
         assert_eq!(set(&["ALL"], &["CAP_SYS_ADMIN"]), ["CAP_CHOWN", "CAP_NET_ADMIN"]);
@@ -301,10 +308,10 @@ mod tests {
 
     #[test]
     fn inheritable_and_ambient_hold_only_what_is_asked_for() {
-        let plain = capabilities(None, false, &host());
+        let plain = capabilities(None, None, false, &host());
         assert!(plain.inheritable.is_empty() && plain.ambient.is_empty());
         let ambient = Capability { add_ambient_capabilities: vec!["net_admin".into()], ..Default::default() };
-        let sets = capabilities(Some(&ambient), false, &host());
+        let sets = capabilities(Some(&ambient), None, false, &host());
         assert_eq!(
             (sets.ambient, sets.inheritable),
             (vec!["CAP_NET_ADMIN".into()], vec!["CAP_NET_ADMIN".into()])

@@ -89,7 +89,6 @@ fn a_pause_container_is_what_the_plugin_makes() {
     let ours = pause(&PauseInput {
         id: &metadata.id,
         pod: &metadata.config,
-        user_namespace: None,
         netns: Some(Path::new(&metadata.netns_path)),
         user_namespace: None,
         image: (&image, "registry.k8s.io/pause:3.10"),
