@@ -112,7 +112,7 @@ pub struct Sandbox {
     pub image: String,
     /// Pods may bind ports below 1024 without a capability (SBX-31).
     pub unprivileged_ports: bool,
-    /// Pods may send ICMP echo without a capability (SBX-31).
+    /// Pods without a user namespace may send ICMP echo without a capability (SBX-31).
     pub unprivileged_icmp: bool,
     /// yes, no or auto: never ask for an OOM score below the server's own. auto means
     /// yes exactly where the server lacks CAP_SYS_RESOURCE.

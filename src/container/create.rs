@@ -20,7 +20,7 @@ use crate::flow::{self, Stage, Undo};
 use crate::ids::{self, ContainerId};
 use crate::image::Image;
 use crate::proto::cri::{ContainerConfig, ContainerState, CreateContainerRequest};
-use crate::spec::{self, ContainerInput, Modes, Spec, annotations, gather, mounts, process};
+use crate::spec::{self, ContainerInput, Modes, Spec, annotations, gather, mounts, paths, process};
 use crate::state::container::{Status, now};
 use crate::state::record::{self, ContainerMetadata};
 use crate::state::{Container, Pod};
@@ -226,9 +226,10 @@ impl Containers {
             image: (&image.config, image_name),
             accounts: &accounts,
             handler,
+            namespace: &self.config.file.containerd.namespace,
             features: self.features_of(handler),
             host: &host,
-            files: &self.pod_files(pod),
+            files: &self.pod_files(pod, config),
             gathered: &gathered,
             options: &self.config.file.container,
         })?;
@@ -289,7 +290,7 @@ impl Containers {
         let process = oci.process.clone().unwrap_or_default();
         let log_path = match (pod.config.log_directory.as_str(), config.log_path.as_str()) {
             ("", _) | (_, "") => String::new(),
-            (folder, file) => Path::new(folder).join(file).to_string_lossy().into_owned(),
+            (folder, file) => paths::join(folder, file),
         };
         let metadata = ContainerMetadata {
             id: id.to_string(),

@@ -19,6 +19,7 @@ mod update;
 mod volumes;
 
 use std::collections::{HashMap, HashSet};
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 
 pub use files::remove_folder;
@@ -32,7 +33,8 @@ use crate::flow::{Flow, Joins, Keyed};
 use crate::ids::ContainerId;
 use crate::image::Images;
 use crate::io::Keeper;
-use crate::spec::{Features, Host, PodFiles};
+use crate::proto::cri::ContainerConfig;
+use crate::spec::{self, Features, Host, PodFiles};
 use crate::state::{Paths, Pod, Store};
 
 /// Everything that the verbs of containers need. Cheap to clone.
@@ -91,23 +93,30 @@ impl Containers {
     /// # Errors
     /// FailedPrecondition naming the handler.
     pub fn handler_of(&self, pod: &Pod) -> Result<&Handler> {
-        self.config.handler(&pod.handler).ok_or_else(|| {
+        let name = pod.handler_name();
+        self.config.handler(name).ok_or_else(|| {
             precondition(format!(
-                "runtime handler {:?} of pod sandbox {} is not configured any more",
-                pod.handler, pod.id
+                "runtime handler {name:?} of pod sandbox {} is not configured any more",
+                pod.id
             ))
         })
     }
 
-    /// The pod's own files, as containers mount them.
+    /// The pod's own files, as a container mounts them. Which shm it has says the container,
+    /// as it does with containerd's plugin: the host's, or the pod's where it has one.
     #[must_use]
-    pub fn pod_files(&self, pod: &Pod) -> PodFiles {
+    pub fn pod_files(&self, pod: &Pod, config: &ContainerConfig) -> PodFiles {
         let root = self.paths.pod_root(&pod.id);
+        let shm = match (spec::asks_for_host_ipc(config), pod.host_ipc()) {
+            (true, _) => "/dev/shm".into(),
+            (false, true) => PathBuf::new(),
+            (false, false) => self.paths.pod_state(&pod.id).join("shm"),
+        };
         PodFiles {
             hostname: root.join("hostname"),
             hosts: root.join("hosts"),
             resolv_conf: root.join("resolv.conf"),
-            shm: if pod.host_ipc() { "/dev/shm".into() } else { self.paths.pod_state(&pod.id).join("shm") },
+            shm,
         }
     }
 }

@@ -34,6 +34,14 @@ pub fn of_pause(pod_id: &str, pod: &PodSandboxConfig, image: &str) -> BTreeMap<S
     set("container-type", KIND_SANDBOX.into());
     set("sandbox-log-directory", pod.log_directory.clone());
     set("podsandbox.image-name", image.into());
+    all
+}
+
+/// What a pause container's spec says of the resources of its pod (SBX-34).
+#[must_use]
+pub fn of_pod_resources(pod: &PodSandboxConfig) -> BTreeMap<String, String> {
+    let mut all = BTreeMap::new();
+    let mut set = |key: &str, value: String| all.insert(format!("{PREFIX}{key}"), value);
     if let Some(LinuxContainerResources {
         cpu_period, cpu_quota, cpu_shares, memory_limit_in_bytes, ..
     }) = pod.linux.as_ref().and_then(|linux| linux.resources.as_ref())

@@ -7,6 +7,7 @@ mod accounts;
 pub mod annotations;
 pub mod classes;
 mod container;
+mod defaults;
 pub mod devices;
 pub mod edits;
 pub mod gather;
@@ -14,6 +15,7 @@ mod image;
 pub mod mounts;
 pub mod namespaces;
 pub mod oci;
+pub mod paths;
 mod pause;
 pub mod process;
 pub mod resources;
@@ -23,6 +25,7 @@ pub mod user;
 
 pub use accounts::Accounts;
 pub use container::{ContainerInput, container};
+pub use defaults::base;
 pub use devices::HostDevice;
 pub use edits::Edits;
 pub use image::ImageConfig;
@@ -31,7 +34,6 @@ pub use namespaces::Modes;
 pub use oci::Spec;
 pub use pause::{PauseInput, pause, pause_seccomp, sysctls_need_network};
 
-use crate::config::Handler;
 use crate::error::{Result, precondition};
 use crate::proto::cri::{ContainerConfig, NamespaceMode};
 
@@ -58,6 +60,8 @@ pub struct Host {
     pub user_namespaces: bool,
     /// Memory and swap can be limited together.
     pub swap_controller: bool,
+    /// Options of the mounted cgroup v2 that must be repeated where it is mounted again.
+    pub cgroup_mount_options: Vec<String>,
     /// Huge pages can be limited.
     pub hugetlb_controller: bool,
     /// The server's own OOM score adjustment.
@@ -94,27 +98,6 @@ pub struct LocalProfile {
     pub text: String,
 }
 
-/// A spec with nothing in it.
-fn empty() -> Spec {
-    Spec { oci_version: oci::OCI_VERSION.to_owned(), ..Spec::default() }
-}
-
-/// The spec that a container's values are laid over: the handler's base spec, or nothing
-/// (OCI-48).
-///
-/// # Errors
-/// FailedPrecondition when the base spec is none.
-pub fn base(handler: &Handler) -> Result<Spec> {
-    let Some(base) = &handler.base_spec else { return Ok(empty()) };
-    let mut spec: Spec = serde_json::from_value(base.clone()).map_err(|error| {
-        precondition(format!("runtime.handlers.{}.base_runtime_spec is no OCI spec: {error}", handler.name))
-    })?;
-    if spec.oci_version.is_empty() {
-        spec.oci_version = oci::OCI_VERSION.to_owned();
-    }
-    Ok(spec)
-}
-
 /// Parses the OCI spec of a container record.
 ///
 /// # Errors
@@ -135,6 +118,14 @@ pub fn to_json(spec: &Spec) -> Vec<u8> {
 pub fn pid_target(config: &ContainerConfig) -> Option<&str> {
     let options = config.linux.as_ref()?.security_context.as_ref()?.namespace_options.as_ref()?;
     (options.pid == NamespaceMode::Target as i32).then_some(options.target_id.as_str())
+}
+
+/// Whether a container asks for the host's IPC.
+#[must_use]
+pub fn asks_for_host_ipc(config: &ContainerConfig) -> bool {
+    let context = config.linux.as_ref().and_then(|linux| linux.security_context.as_ref());
+    let options = context.and_then(|context| context.namespace_options.as_ref());
+    options.is_some_and(|options| options.ipc == NamespaceMode::Node as i32)
 }
 
 #[cfg(test)]

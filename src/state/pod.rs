@@ -19,6 +19,17 @@ use crate::flow::lock;
 use crate::ids::PodId;
 use crate::proto::cri::{NamespaceMode, PodSandboxConfig, PodSandboxState};
 
+/// Annotation that chooses the handler [`UNTRUSTED_HANDLER`] (SBX-12).
+const UNTRUSTED_ANNOTATION: &str = "io.kubernetes.cri.untrusted-workload";
+/// The handler of untrusted workloads.
+pub const UNTRUSTED_HANDLER: &str = "untrusted";
+
+/// Whether a pod says of itself that it is not to be trusted.
+#[must_use]
+pub fn is_untrusted(config: &PodSandboxConfig) -> bool {
+    config.annotations.get(UNTRUSTED_ANNOTATION).is_some_and(|value| value == "true")
+}
+
 /// A pod's status.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Status {
@@ -82,6 +93,12 @@ impl Pod {
             updated: StdMutex::default(),
             status: watch::Sender::new(status),
         }
+    }
+
+    /// The name of the handler that it runs with; empty for the default one.
+    #[must_use]
+    pub fn handler_name(&self) -> &str {
+        if is_untrusted(&self.config) { UNTRUSTED_HANDLER } else { &self.handler }
     }
 
     /// The status now.

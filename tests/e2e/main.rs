@@ -19,3 +19,5 @@ mod neighbours;
 mod pull_kills;
 mod restart;
 mod smoke;
+mod stats;
+mod user_namespaces;

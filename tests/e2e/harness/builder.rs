@@ -1,5 +1,6 @@
 //! How a node comes to be.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use serde_json::Value;
@@ -12,6 +13,7 @@ use super::longshore::Longshore;
 use super::node::{Node, Parts};
 use super::place::Place;
 use super::registry::Registry;
+use super::runc;
 
 /// Which CRI server a node has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -39,6 +41,7 @@ pub(crate) struct Builder {
     settings: Vec<String>,
     list: Option<Value>,
     plugins: Vec<(String, String)>,
+    runc: Option<PathBuf>,
     has_containerd: bool,
     uses_plugin_folders: bool,
 }
@@ -50,6 +53,7 @@ impl Builder {
             settings: Vec::new(),
             list: Some(cni::bridge()),
             plugins: Vec::new(),
+            runc: None,
             has_containerd: true,
             uses_plugin_folders: false,
         }
@@ -80,6 +84,12 @@ impl Builder {
         self
     }
 
+    /// A runc with id-mapped mounts, which this machine's may not have.
+    pub(crate) fn id_mapping_runc(mut self) -> Builder {
+        self.runc = Some(runc::with_id_mapped_mounts().to_owned());
+        self
+    }
+
     /// containerd is not started; the test does so when it is time.
     pub(crate) fn containerd_absent(mut self) -> Builder {
         self.has_containerd = false;
@@ -102,7 +112,7 @@ impl Builder {
         std::fs::create_dir_all(&hosts).expect("a folder");
         std::fs::write(hosts.join("hosts.toml"), registry.hosts()).expect("a file");
 
-        let containerd = Containerd::new(&place);
+        let containerd = Containerd::new(&place, self.runc.clone());
         let mut settings = self.settings;
         if self.uses_plugin_folders {
             let (root, state) = containerd.plugin_folders();
@@ -112,7 +122,7 @@ impl Builder {
         let longshore = match self.server {
             Server::BuiltIn => None,
             Server::Longshore => {
-                let path = search_path(containerd.binary());
+                let path = search_path(containerd.binary(), self.runc);
                 Some(Longshore::new(&place, &containerd.socket(), path, &settings))
             }
         };

@@ -50,14 +50,15 @@ impl Version {
 pub(crate) struct Containerd {
     place: Arc<Place>,
     binary: PathBuf,
+    runc: Option<PathBuf>,
     version: Version,
     channel: Channel,
     process: Mutex<Option<Process>>,
 }
 
 impl Containerd {
-    /// The one of this machine, not started yet.
-    pub(crate) fn new(place: &Arc<Place>) -> Containerd {
+    /// The one of this machine, not started yet; with another runc, in that folder.
+    pub(crate) fn new(place: &Arc<Place>, runc: Option<PathBuf>) -> Containerd {
         let binary = binary();
         let told = Command::new(&binary).arg("--version").output();
         let told = told.unwrap_or_else(|error| panic!("{}: {error}", binary.display()));
@@ -66,10 +67,10 @@ impl Containerd {
         let socket = format!("unix://{}", place.text("c.sock"));
         let channel =
             Endpoint::from_shared(socket).expect("an address").timeout(patient(LIMIT)).connect_lazy();
-        Containerd { place: place.clone(), binary, version, channel, process: Mutex::new(None) }
+        Containerd { place: place.clone(), binary, runc, version, channel, process: Mutex::new(None) }
     }
 
-    /// Its program.
+    /// Its program, of which the shims are neighbours.
     pub(crate) fn binary(&self) -> &Path {
         &self.binary
     }
@@ -148,7 +149,7 @@ impl Containerd {
         let file = self.place.path("c.toml");
         std::fs::write(&file, self.config(plugin)).expect("a configuration");
         let mut serve = command(&self.binary);
-        serve.arg("--config").arg(&file).env("PATH", search_path(&self.binary));
+        serve.arg("--config").arg(&file).env("PATH", search_path(&self.binary, self.runc.clone()));
         let process = Process::start("containerd", serve, &self.place.path("c.log"));
         assert!(self.process.lock().expect("no panic").replace(process).is_none(), "containerd runs already");
         wait_until("containerd", async || {
@@ -265,17 +266,10 @@ fn binary() -> PathBuf {
 
 /// PATH with the folders in front that have the shims that belong to `containerd`, and
 /// before that the runc that is asked for.
-pub(crate) fn search_path(containerd: &Path) -> std::ffi::OsString {
-    let runc = std::env::var_os("LONGSHORE_TEST_RUNC_DIR").map(PathBuf::from);
+pub(crate) fn search_path(containerd: &Path, runc: Option<PathBuf>) -> std::ffi::OsString {
+    let runc = runc.or_else(|| std::env::var_os("LONGSHORE_TEST_RUNC_DIR").map(PathBuf::from));
     let shims = containerd.parent().map(Path::to_owned);
     let path = std::env::var_os("PATH").unwrap_or_default();
     let folders = runc.into_iter().chain(shims).chain(std::env::split_paths(&path));
     std::env::join_paths(folders).expect("folders without colons")
-}
-
-impl Containerd {
-    /// Its binary, of which the shims are neighbours.
-    pub(crate) fn binary(&self) -> &Path {
-        &self.binary
-    }
 }

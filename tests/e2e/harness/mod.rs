@@ -34,8 +34,9 @@ mod node;
 mod place;
 mod pod;
 mod process;
-mod procfs;
+pub(crate) mod procfs;
 mod registry;
+mod runc;
 mod slot;
 
 use std::time::{Duration, Instant};
@@ -49,7 +50,7 @@ pub(crate) use longshore::Longshore;
 pub(crate) use machine::{CgroupDriver, patient};
 pub(crate) use node::Node;
 pub(crate) use place::Place;
-pub(crate) use pod::{Pod, PodBuilder};
+pub(crate) use pod::{Pod, PodBuilder, id_mappings};
 pub(crate) use process::Process;
 pub(crate) use registry::Registry;
 
