@@ -44,6 +44,7 @@ pub(crate) struct Builder {
     runc: Option<PathBuf>,
     has_containerd: bool,
     uses_plugin_folders: bool,
+    before: Vec<Box<dyn FnOnce(&Place) + Send>>,
 }
 
 impl Builder {
@@ -56,6 +57,7 @@ impl Builder {
             runc: None,
             has_containerd: true,
             uses_plugin_folders: false,
+            before: Vec::new(),
         }
     }
 
@@ -103,9 +105,16 @@ impl Builder {
         self
     }
 
+    /// Something that has to be in the node's folder before the server starts.
+    pub(crate) fn before(mut self, prepare: impl FnOnce(&Place) + Send + 'static) -> Builder {
+        self.before.push(Box::new(prepare));
+        self
+    }
+
     /// Starts it, and waits until pods can be run, as far as the parts are there.
     pub(crate) async fn start(self) -> Node {
         let place = Arc::new(Place::new());
+        self.before.into_iter().for_each(|prepare| prepare(&place));
         cni::prepare(&place, self.list.as_ref(), &self.plugins);
         let registry = Registry::shared();
         let hosts = place.path("certs").join(REGISTRY);
