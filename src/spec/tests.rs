@@ -83,6 +83,7 @@ fn a_pause_container_is_what_the_plugin_makes() {
     let ours = pause(&PauseInput {
         id: &metadata.id,
         pod: &metadata.config,
+        user_namespace: None,
         netns: Some(Path::new(&metadata.netns_path)),
         image: (&image, "registry.k8s.io/pause:3.10"),
         accounts: &Accounts::default(),

@@ -124,7 +124,7 @@ async fn a_refused_update_changes_nothing() {
 #[tokio::test]
 async fn resources_of_a_pod_are_remembered() {
     let node = Node::start().await;
-    if is_plugin_before(&node, 2, 1) {
+    if is_plugin_before(&node, 2, 2) {
         node.finish().await;
         return;
     }
