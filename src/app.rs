@@ -33,6 +33,7 @@ use crate::pod::{Pods, Recovery};
 use crate::spec::{self, gather};
 use crate::state::{Paths, Store};
 use crate::stream::Streaming;
+use crate::sys::apparmor::Support;
 use crate::sys::socket::Address;
 use crate::telemetry::LogControl;
 
@@ -107,8 +108,16 @@ async fn build(config: Arc<Config>, paths: Paths, flow: Flow) -> anyhow::Result<
         Containerd::new(&file.containerd.address, &file.containerd.namespace, config.call_timeout())?;
     let keeper = Keeper::new(std::env::current_exe()?, &file.state, KeeperOptions::default());
     let mut host = gather::host(config.restrict_oom_score_adj);
-    host.apparmor &= !file.container.disable_apparmor;
+    if file.container.disable_apparmor {
+        host.apparmor = Support::Disabled;
+    }
     host.hugetlb_controller &= !file.container.disable_hugetlb_controller;
+    if let Some(handler) = config.handlers.iter().find(|handler| handler.cgroup_writable && !host.cgroup_v2) {
+        bail!(
+            "runtime.handlers.{}.cgroup_writable: this host has cgroup v1, which is no container's own",
+            handler.name
+        );
+    }
     if host.restrict_oom_score_adj {
         info!(lowest = host.oom_score_adj, "OOM score adjustments are not set below the server's own");
     }

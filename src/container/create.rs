@@ -213,7 +213,7 @@ impl Containers {
             volumes::copy_up(&state, &mounts, &gathered.volumes, creation.maps).await?;
         }
         stage.set("translating");
-        let host = self.host_now().await?;
+        let host = self.host_now(config, pod.status().pid).await?;
         let user_text = config.image.as_ref().map(|image| image.user_specified_image.as_str());
         let image_name = user_text.filter(|text| !text.is_empty()).unwrap_or_else(|| image.name());
         let oci = spec::container(&ContainerInput {
@@ -267,15 +267,6 @@ impl Containers {
             Ok(gather::Gathered { edits, classes, ..gathered })
         })
         .await
-    }
-
-    /// The host's facts, with those that change.
-    async fn host_now(&self) -> Result<spec::Host> {
-        let mut host = self.host.clone();
-        if host.apparmor {
-            host.apparmor_profiles = flow::blocking(|| Ok(gather::apparmor_profiles())).await?;
-        }
-        Ok(host)
     }
 
     /// Writes the status file, then the record: from then on the container exists.

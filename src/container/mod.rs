@@ -1,5 +1,6 @@
 //! Containers: one verb, one file.
 
+mod apparmor;
 mod attach;
 mod create;
 mod exec;

@@ -66,9 +66,7 @@ pub fn host(restrict_oom_score_adj: bool) -> Host {
         cgroup_v2,
         capabilities: sys::process::bounding_capabilities(),
         seccomp: exists("/proc/sys/kernel/seccomp/actions_avail"),
-        apparmor: std::fs::read_to_string("/sys/module/apparmor/parameters/enabled")
-            .is_ok_and(|text| text.starts_with('Y'))
-            && exists("/sys/kernel/security/apparmor/profiles"),
+        apparmor: sys::apparmor::support(),
         apparmor_profiles: Vec::new(),
         selinux: exists("/sys/fs/selinux/enforce"),
         kernel: kernel_version(&release.release().to_string_lossy()),
@@ -108,13 +106,6 @@ fn swap_on_v2() -> bool {
 fn kernel_version(release: &str) -> (u32, u32) {
     let mut numbers = release.split(|c: char| !c.is_ascii_digit()).map(|part| part.parse().unwrap_or(0));
     (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0))
-}
-
-/// The names of the loaded AppArmor profiles.
-#[must_use]
-pub fn apparmor_profiles() -> Vec<String> {
-    let text = std::fs::read_to_string("/sys/kernel/security/apparmor/profiles").unwrap_or_default();
-    text.lines().filter_map(|line| line.rsplit_once(" (").map(|(name, _)| name.to_owned())).collect()
 }
 
 /// Reads what `binary features` of an OCI runtime says (SVC-18, SVC-20), and leaves out

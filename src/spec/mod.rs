@@ -5,6 +5,7 @@
 
 mod accounts;
 pub mod annotations;
+pub mod apparmor;
 pub mod classes;
 mod container;
 mod defaults;
@@ -36,6 +37,7 @@ pub use pause::{PauseInput, pause, pause_seccomp, sysctls_need_network};
 
 use crate::error::{Result, precondition};
 use crate::proto::cri::{ContainerConfig, NamespaceMode};
+use crate::sys::apparmor::Support;
 
 /// Facts of the host that do not change while the server runs.
 #[derive(Clone, Debug, Default)]
@@ -46,8 +48,8 @@ pub struct Host {
     pub capabilities: u64,
     /// The kernel has seccomp filters.
     pub seccomp: bool,
-    /// AppArmor is in force.
-    pub apparmor: bool,
+    /// Whether AppArmor is in force.
+    pub apparmor: Support,
     /// Loaded AppArmor profiles; read anew for every container.
     pub apparmor_profiles: Vec<String>,
     /// SELinux is in force.
@@ -68,12 +70,6 @@ pub struct Host {
     pub oom_score_adj: i32,
     /// Never ask for one below it.
     pub restrict_oom_score_adj: bool,
-}
-
-impl Host {
-    fn apparmor_loaded(&self, name: &str) -> bool {
-        self.apparmor_profiles.iter().any(|profile| profile == name)
-    }
 }
 
 /// What the OCI runtime of a handler can (SVC-18).

@@ -23,3 +23,4 @@ mod restart;
 mod smoke;
 mod stats;
 mod user_namespaces;
+mod vm;
