@@ -251,12 +251,18 @@ impl Containers {
         let (root, state) = (root.to_owned(), state.to_owned());
         let (cdi, devices) = (self.cdi.clone(), creation.devices.clone());
         let (pod, options) = (creation.pod.config.clone(), self.config.clone());
+        let features = self.known_features(&creation.handler.name);
         flow::blocking(move || {
             for folder in [&root, &state] {
                 std::fs::create_dir_all(folder).context(|| format!("folder {folder:?}"))?;
             }
             let classes = gather::classes::of(&config, &pod, &options)?;
             let edits = cdi.edits(&devices)?;
+            if !edits.net_devices.is_empty() && features.is_some_and(|features| !features.net_devices) {
+                return Err(precondition(
+                    "a CDI device has network devices, which the runtime handler has not",
+                ));
+            }
             let gathered = gather::container(&config, &image, &prepared, &options.file.container)?;
             Ok(gather::Gathered { edits, classes, ..gathered })
         })

@@ -128,6 +128,7 @@ pub fn parse_features(json: &[u8], host: &Host) -> Result<Features> {
         user_namespaces: has(&value["linux"]["namespaces"], "user")
             && id_mapped_mounts
             && host.user_namespaces,
+        net_devices: value["linux"]["netDevices"]["enabled"] == true,
     })
 }
 
@@ -374,7 +375,12 @@ mod tests {
         let host = |kernel, user_namespaces| Host { kernel, user_namespaces, ..Host::default() };
         let new = host((6, 1), true);
         let json = br#"{"mountOptions":["ro","rro"],"linux":{"namespaces":["user"],"mountExtensions":{"idmap":{"enabled":true}}}}"#;
-        let all = Features { recursive_read_only: true, id_mapped_mounts: true, user_namespaces: true };
+        let all = Features {
+            recursive_read_only: true,
+            id_mapped_mounts: true,
+            user_namespaces: true,
+            net_devices: false,
+        };
         assert_eq!(parse_features(json, &new), Ok(all));
         assert_eq!(parse_features(json, &host((5, 11), true)), Ok(Features::default()));
         let none = Features { user_namespaces: false, ..all };
@@ -383,6 +389,8 @@ mod tests {
         let old = parse_features(old, &new).expect("features");
         assert!(old.recursive_read_only && !old.user_namespaces && !old.id_mapped_mounts);
         assert_eq!(parse_features(b"{}", &new), Ok(Features::default()));
+        let net = br#"{"linux":{"netDevices":{"enabled":true}}}"#;
+        assert_eq!(parse_features(net, &new), Ok(Features { net_devices: true, ..Features::default() }));
         assert!(parse_features(b"unknown command", &new).is_err());
     }
 }

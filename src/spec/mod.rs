@@ -81,6 +81,8 @@ pub struct Features {
     pub id_mapped_mounts: bool,
     /// User namespaces, with id-mapped mounts.
     pub user_namespaces: bool,
+    /// Network devices of the host that move into a container.
+    pub net_devices: bool,
 }
 
 /// A profile of the node, as read.

@@ -44,9 +44,13 @@ pub(crate) struct Builder<'a> {
     runc: Option<PathBuf>,
     has_containerd: bool,
     uses_plugin_folders: bool,
+    /// What is prepared in the place.
+    before: Vec<Prepare<'a>>,
     plugin_config: Option<PluginConfig<'a>>,
 }
 
+/// Prepares something in the place.
+type Prepare<'a> = Box<dyn FnOnce(&Place) + 'a>;
 /// Makes keys and tables of the plugin's configuration, with things in the place.
 type PluginConfig<'a> = Box<dyn FnOnce(&Place) -> (String, String) + 'a>;
 
@@ -60,6 +64,7 @@ impl<'a> Builder<'a> {
             runc: None,
             has_containerd: true,
             uses_plugin_folders: false,
+            before: Vec::new(),
             plugin_config: None,
         }
     }
@@ -108,6 +113,12 @@ impl<'a> Builder<'a> {
         self
     }
 
+    /// Something that has to be in the node's folder before the server starts.
+    pub(crate) fn before(mut self, prepare: impl FnOnce(&Place) + 'a) -> Builder<'a> {
+        self.before.push(Box::new(prepare));
+        self
+    }
+
     /// Keys of the CRI plugin's own table, and further tables, for its configuration;
     /// `{runtime}` is its id.
     pub(crate) fn plugin_config(mut self, make: impl FnOnce(&Place) -> (String, String) + 'a) -> Builder<'a> {
@@ -118,6 +129,7 @@ impl<'a> Builder<'a> {
     /// Starts it, and waits until pods can be run, as far as the parts are there.
     pub(crate) async fn start(self) -> Node {
         let place = Arc::new(Place::new());
+        self.before.into_iter().for_each(|prepare| prepare(&place));
         cni::prepare(&place, self.list.as_ref(), &self.plugins);
         let registry = Registry::shared();
         let hosts = place.path("certs").join(REGISTRY);
