@@ -41,9 +41,9 @@ where
     let pod = request.pod_sandbox_id;
     let connection = match agreement.transport {
         Transport::Spdy => spdy::serve(io, limits.spdy()),
-        Transport::SpdyInWebSocket => spdy::serve(websocket::tunnel(io), limits.spdy()),
+        Transport::SpdyInWebSocket => spdy::serve(websocket::tunnel(io).await, limits.spdy()),
         Transport::WebSocket { is_base64 } => {
-            let protocol = ChannelProtocol { base64: is_base64, close_signal: false };
+            let protocol = ChannelProtocol { base64: is_base64, close_signal: false, greets: false };
             return channels(pods, &pod, &request.port, io, protocol, limits, stop).await;
         }
     };
