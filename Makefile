@@ -2,7 +2,7 @@
 
 CARGO ?= cargo
 
-.PHONY: build check test test-matrix demo bench
+.PHONY: build check test test-matrix test-vm demo bench
 
 build:
 	$(CARGO) build --release --locked
@@ -21,6 +21,11 @@ test:
 # The end-to-end tests on containerd 1.6, 1.7 and 2.x; SUITE=core for a part of them.
 test-matrix:
 	tests/matrix.sh $(SUITE)
+
+# End-to-end tests in a guest with cgroup v2, systemd and AppArmor; NAME=part of a name for
+# some of them. Takes about half an hour.
+test-vm:
+	tests/vm/run.sh $(NAME)
 
 demo:
 	deploy/demo.sh

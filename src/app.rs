@@ -21,6 +21,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use crate::admin::{self, Admin};
+use crate::cdi::Cdi;
 use crate::config::{Config, Overrides};
 use crate::container::{self, Containers};
 use crate::containerd::Containerd;
@@ -30,8 +31,9 @@ use crate::image::Images;
 use crate::io::{Keeper, KeeperOptions};
 use crate::network::Network;
 use crate::pod::{Pods, Recovery};
-use crate::spec::{Features, gather};
+use crate::spec::{self, Features, Host, gather};
 use crate::state::{Paths, Store};
+use crate::stream::Streaming;
 use crate::sys::socket::Address;
 use crate::telemetry::LogControl;
 
@@ -73,7 +75,9 @@ pub async fn serve(request: Serve, config: Config, log: LogControl) -> anyhow::R
     let admin =
         Admin::new(pods.containers.images.clone()).serve(bind(&admin_socket, 0o600).await?, stop.clone());
     background.0.push(tokio::spawn(admin));
-    let cri = Cri::new(pods.clone());
+    let (streaming, streams) = Streaming::bind(&config, pods.clone()).await?;
+    background.0.push(tokio::spawn(streaming.clone().serve(streams, stop.clone())));
+    let cri = Cri::new(pods.clone(), streaming);
     let serving = tonic::transport::Server::builder()
         .add_service(cri.runtime_server())
         .add_service(cri.image_server())
@@ -101,17 +105,23 @@ pub async fn serve(request: Serve, config: Config, log: LogControl) -> anyhow::R
 
 /// Builds the parts.
 async fn build(config: Arc<Config>, paths: Paths, flow: Flow) -> anyhow::Result<Pods> {
+    for handler in &config.handlers {
+        spec::base(handler)?;
+    }
     let file = &config.file;
     let containerd =
         Containerd::new(&file.containerd.address, &file.containerd.namespace, config.call_timeout())?;
     let keeper = Keeper::new(std::env::current_exe()?, &file.state, KeeperOptions::default());
-    let host = gather::host(config.restrict_oom_score_adj);
+    let mut host = gather::host(config.restrict_oom_score_adj);
+    host.apparmor &= !file.container.disable_apparmor;
+    host.hugetlb_controller &= !file.container.disable_hugetlb_controller;
     if host.restrict_oom_score_adj {
         info!(lowest = host.oom_score_adj, "OOM score adjustments are not set below the server's own");
     }
-    let features = features(&config, host.kernel).await;
+    let features = features(&config, &host).await;
     let containers = Containers::new(container::Inner {
         images: Images::new(containerd.clone(), &config),
+        cdi: Cdi::new(file.container.enable_cdi, &file.container.cdi_spec_dirs),
         keeper,
         store: Arc::new(Store::default()),
         paths,
@@ -130,15 +140,13 @@ async fn build(config: Arc<Config>, paths: Paths, flow: Flow) -> anyhow::Result<
 
 /// Asks every handler's OCI runtime what it can (SVC-20). One that does not tell is
 /// listed without features (SVC-19).
-async fn features(config: &Config, kernel: (u32, u32)) -> HashMap<String, Features> {
+async fn features(config: &Config, host: &Host) -> HashMap<String, Features> {
     let mut known = HashMap::new();
     for handler in &config.handlers {
         let Some(binary) = &handler.binary else { continue };
         let asked = tokio::process::Command::new(binary).arg("features").kill_on_drop(true).output();
         let found = match tokio::time::timeout(FEATURES_LIMIT, asked).await {
-            Ok(Ok(output)) => {
-                gather::parse_features(&output.stdout, kernel).map_err(|error| error.to_string())
-            }
+            Ok(Ok(output)) => gather::parse_features(&output.stdout, host).map_err(|error| error.to_string()),
             Ok(Err(error)) => Err(error.to_string()),
             Err(_) => Err("no answer in time".to_owned()),
         };
@@ -171,6 +179,7 @@ fn start_background(pods: &Pods, stop: &CancellationToken) -> Background {
         tokio::spawn(pods.containers.containerd.clone().watch(sender, stop.clone())),
         tokio::spawn(pods.clone().follow(events, stop.clone())),
         tokio::spawn(pods.network.clone().watch(stop.clone())),
+        tokio::spawn(pods.containers.cdi.clone().watch(stop.clone())),
     ])
 }
 

@@ -1,6 +1,9 @@
 #!/bin/sh
 # Installs what the build and the tests need and this machine lacks, from the distribution.
 # Does nothing where all is there; starts nothing, and stops nothing.
+#
+#   tests/setup.sh       for the machine's own tests
+#   tests/setup.sh vm    for those in a guest, too
 set -eu
 
 # A program or file, and the package that has it.
@@ -17,7 +20,17 @@ ip                                               iproute2
 iptables                                         iptables
 /usr/lib/cni/bridge                              containernetworking-plugins
 /usr/share/keyrings/debian-archive-keyring.gpg   debian-archive-keyring
+patchelf                                         patchelf
 '
+
+if [ "${1:-}" = vm ]; then
+    WANTED="$WANTED
+qemu-system-x86_64    qemu-system-x86
+mmdebstrap            mmdebstrap
+mke2fs                e2fsprogs
+strip                 binutils
+"
+fi
 
 missing=$(echo "$WANTED" | while read -r what package; do
     [ -n "$what" ] || continue

@@ -30,6 +30,8 @@ pub struct File {
     pub sandbox: Sandbox,
     /// Containers.
     pub container: ContainerSection,
+    /// exec, attach and port-forward.
+    pub stream: Stream,
     /// Images.
     pub image: Image,
     /// OCI runtimes.
@@ -46,6 +48,8 @@ pub struct Server {
     pub runtime_name: String,
     /// Seconds that running calls get to end after SIGTERM.
     pub shutdown_timeout_s: u64,
+    /// Ids of containerd's deprecation warnings that Status does not count (SVC-16).
+    pub ignore_deprecation_warnings: Vec<String>,
 }
 
 /// `[containerd]`
@@ -108,7 +112,7 @@ pub struct Sandbox {
     pub image: String,
     /// Pods may bind ports below 1024 without a capability (SBX-31).
     pub unprivileged_ports: bool,
-    /// Pods may send ICMP echo without a capability (SBX-31).
+    /// Pods without a user namespace may send ICMP echo without a capability (SBX-31).
     pub unprivileged_icmp: bool,
     /// yes, no or auto: never ask for an OOM score below the server's own. auto means
     /// yes exactly where the server lacks CAP_SYS_RESOURCE.
@@ -133,12 +137,50 @@ pub struct ContainerSection {
     pub exit_drain_timeout_s: u64,
     /// Leave out the volumes that images declare (CTR-08).
     pub ignore_image_volumes: bool,
-    /// Seccomp profile where the kubelet gives none: empty (unconfined) or RuntimeDefault.
+    /// Containers may ask for devices by the Container Device Interface (OCI-41).
+    pub enable_cdi: bool,
+    /// Folders of CDI specs; a later one goes over an earlier one.
+    pub cdi_spec_dirs: Vec<PathBuf>,
+    /// YAML file of block I/O classes; empty means none (OCI-45).
+    pub blockio_config_file: PathBuf,
+    /// Pass over block I/O classes that are asked for where there are none.
+    pub ignore_blockio_not_enabled_errors: bool,
+    /// YAML file that says who may choose a class of RDT; empty means everybody (OCI-45).
+    pub rdt_config_file: PathBuf,
+    /// Pass over classes of RDT that are asked for where there are none.
+    pub ignore_rdt_not_enabled_errors: bool,
+    /// Seccomp profile where the kubelet gives none: empty (unconfined), RuntimeDefault or
+    /// localhost/PATH (OCI-18).
     pub unset_seccomp_profile: String,
+    /// As if the host had no AppArmor (OCI-19).
+    pub disable_apparmor: bool,
+    /// Masked and read-only paths are the base spec's, or the usual ones, whatever the
+    /// kubelet says (OCI-17).
+    pub disable_proc_mount: bool,
+    /// Huge page limits are not set, also where the host could (OCI-43).
+    pub disable_hugetlb_controller: bool,
     /// Tolerate missing cgroup controllers of resources asked for.
     pub tolerate_missing_hugetlb_controller: bool,
     /// Give a device node in a container the container's user and group.
     pub device_ownership_from_security_context: bool,
+}
+
+/// `[stream]`
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Stream {
+    /// Address of the server for exec, attach and port-forward (STM-01).
+    pub address: String,
+    /// Its port; 0 means any that is free.
+    pub port: u16,
+    /// Seconds without a byte after which a session ends (STM-05).
+    pub idle_timeout_s: u64,
+    /// Seconds that a client may take to open its streams (STM-05).
+    pub creation_timeout_s: u64,
+    /// PEM file of the certificate chain; empty, like the key: no TLS.
+    pub tls_cert_file: PathBuf,
+    /// PEM file of the key.
+    pub tls_key_file: PathBuf,
 }
 
 /// `[image]`
@@ -202,6 +244,8 @@ pub struct Handler {
     pub container_annotations: Vec<String>,
     /// Privileged containers do not get the host's devices (OCI-16).
     pub privileged_without_host_devices: bool,
+    /// But may use all devices, if they find a node (OCI-16).
+    pub privileged_without_host_devices_all_devices_allowed: bool,
     /// The cgroup mount of containers is writable (OCI-39).
     pub cgroup_writable: bool,
     /// JSON file of an OCI spec that CRI values are laid over (OCI-48).
@@ -210,6 +254,15 @@ pub struct Handler {
     /// ShimCgroup, IoUid, IoGid, CriuImagePath, CriuWorkPath for runc; ConfigPath or
     /// anything else (passed as TOML) for others.
     pub options: toml::Table,
+}
+
+impl ContainerSection {
+    /// Whether huge page limits may be passed over on a host that has none, or is treated
+    /// as if it had none.
+    #[must_use]
+    pub fn tolerates_missing_hugetlb(&self) -> bool {
+        self.tolerate_missing_hugetlb_controller || self.disable_hugetlb_controller
+    }
 }
 
 impl Default for File {
@@ -224,6 +277,7 @@ impl Default for File {
             cni: Cni::default(),
             sandbox: Sandbox::default(),
             container: ContainerSection::default(),
+            stream: Stream::default(),
             image: Image::default(),
             runtime: Runtimes::default(),
         }
@@ -236,6 +290,7 @@ impl Default for Server {
             listen: "/run/longshore/longshore.sock".into(),
             runtime_name: "containerd".into(),
             shutdown_timeout_s: 30,
+            ignore_deprecation_warnings: Vec::new(),
         }
     }
 }
@@ -296,9 +351,31 @@ impl Default for ContainerSection {
             exec_drain_timeout_s: 5,
             exit_drain_timeout_s: 10,
             ignore_image_volumes: false,
+            enable_cdi: true,
+            cdi_spec_dirs: vec!["/etc/cdi".into(), "/var/run/cdi".into()],
+            blockio_config_file: PathBuf::new(),
+            ignore_blockio_not_enabled_errors: false,
+            rdt_config_file: PathBuf::new(),
+            ignore_rdt_not_enabled_errors: false,
             unset_seccomp_profile: String::new(),
+            disable_apparmor: false,
+            disable_proc_mount: false,
+            disable_hugetlb_controller: false,
             tolerate_missing_hugetlb_controller: true,
             device_ownership_from_security_context: false,
+        }
+    }
+}
+
+impl Default for Stream {
+    fn default() -> Stream {
+        Stream {
+            address: "127.0.0.1".into(),
+            port: 0,
+            idle_timeout_s: 4 * 60 * 60,
+            creation_timeout_s: 30,
+            tls_cert_file: PathBuf::new(),
+            tls_key_file: PathBuf::new(),
         }
     }
 }

@@ -3,10 +3,13 @@
 //! Nothing downstream checks a value again or reads the environment. What is wrong
 //! stops the start, naming file, line and key.
 
+mod blockio;
 pub mod file;
+pub mod import;
 mod imported;
 mod locate;
 mod proxies;
+mod rdt;
 pub mod runtimes;
 
 use std::fmt;
@@ -15,9 +18,11 @@ use std::time::Duration;
 
 use tracing::warn;
 
+pub use blockio::{BlockIoClasses, BlockIoParameters};
 pub use file::File;
 pub use imported::{ImportedHost, ImportedRegistries};
 pub use proxies::Proxies;
+pub use rdt::{RdtClass, RdtClasses};
 pub use runtimes::{CgroupDriver, Handler, NetworkOrder};
 
 /// A mistake in the configuration: the key and what is wrong with it.
@@ -89,6 +94,10 @@ pub struct Config {
     pub puller: Puller,
     /// Who unpacks layers.
     pub unpacking: Unpacking,
+    /// The classes of block I/O, where there are any.
+    pub block_io: Option<BlockIoClasses>,
+    /// Who may choose which class of RDT.
+    pub rdt: RdtClasses,
 }
 
 /// `[log]`, validated.
@@ -188,7 +197,11 @@ impl Config {
         own.clone()
     }
 
-    fn from_text(text: &str, path: &Path, overrides: &Overrides) -> Result<Config, ConfigError> {
+    /// As [`Config::load`], of a text that is called `path`; without what is said elsewhere.
+    ///
+    /// # Errors
+    /// What is wrong, with file, line and key.
+    pub fn from_text(text: &str, path: &Path, overrides: &Overrides) -> Result<Config, ConfigError> {
         let name = path.display();
         let mut file: File = toml::from_str(text).map_err(|error| {
             let place = locate::describe(text, error.span());
@@ -256,6 +269,7 @@ impl Config {
             .iter()
             .map(|(name, typed)| Handler::new(name, typed, &file.image.snapshotter, driver))
             .collect::<Result<Vec<_>, _>>()?;
+        let (block_io, rdt) = classes(&file.container)?;
         let default_handler = file.runtime.default.clone();
         if !handlers.iter().any(|handler| handler.name == default_handler) {
             return Err(problem(
@@ -274,6 +288,8 @@ impl Config {
             imported: ImportedRegistries::default(),
             puller,
             unpacking,
+            block_io,
+            rdt,
             file,
         })
     }
@@ -342,6 +358,20 @@ fn log_config(typed: &file::Log) -> Result<LogConfig, Problem> {
     Ok(LogConfig { level: typed.level.clone(), format })
 }
 
+/// Reads the files of classes (OCI-45).
+fn classes(section: &file::ContainerSection) -> Result<(Option<BlockIoClasses>, RdtClasses), Problem> {
+    let given = |path: &'_ PathBuf| (!path.as_os_str().is_empty()).then(|| path.clone());
+    let block_io = given(&section.blockio_config_file)
+        .map(|path| BlockIoClasses::read(&path))
+        .transpose()
+        .map_err(|wrong| problem("container.blockio_config_file", wrong))?;
+    let rdt = given(&section.rdt_config_file)
+        .map(|path| rdt::read(&path))
+        .transpose()
+        .map_err(|wrong| problem("container.rdt_config_file", wrong))?;
+    Ok((block_io, rdt.unwrap_or_default()))
+}
+
 fn absolute_paths(file: &File) -> Result<(), Problem> {
     let singles = [
         ("root", &file.root),
@@ -358,7 +388,8 @@ fn absolute_paths(file: &File) -> Result<(), Problem> {
         .bin_dirs
         .iter()
         .map(|path| ("cni.bin_dirs", path))
-        .chain(file.image.registry_config_dirs.iter().map(|path| ("image.registry_config_dirs", path)));
+        .chain(file.image.registry_config_dirs.iter().map(|path| ("image.registry_config_dirs", path)))
+        .chain(file.container.cdi_spec_dirs.iter().map(|path| ("container.cdi_spec_dirs", path)));
     for (key, path) in singles.into_iter().chain(lists) {
         if !path.is_absolute() {
             return Err(problem(key, format!("{path:?} must be an absolute path")));
@@ -390,10 +421,21 @@ fn bounds(file: &File) -> Result<(), Problem> {
     if file.image.snapshotter.is_empty() {
         return Err(problem("image.snapshotter", "must not be empty"));
     }
-    if !["", "RuntimeDefault"].contains(&file.container.unset_seccomp_profile.as_str()) {
-        return Err(problem("container.unset_seccomp_profile", "must be empty or \"RuntimeDefault\""));
+    let unset = file.container.unset_seccomp_profile.as_str();
+    let is_local = unset.strip_prefix("localhost/").is_some_and(|path| Path::new(path).is_absolute());
+    if !["", "RuntimeDefault"].contains(&unset) && !is_local {
+        return Err(problem(
+            "container.unset_seccomp_profile",
+            "must be empty, \"RuntimeDefault\" or \"localhost/\" and an absolute path",
+        ));
+    }
+    let stream = &file.stream;
+    if stream.tls_cert_file.as_os_str().is_empty() != stream.tls_key_file.as_os_str().is_empty() {
+        return Err(problem("stream.tls_cert_file", "goes with stream.tls_key_file: both or neither"));
     }
     let positive = [
+        ("stream.idle_timeout_s", file.stream.idle_timeout_s),
+        ("stream.creation_timeout_s", file.stream.creation_timeout_s),
         ("containerd.call_timeout_s", file.containerd.call_timeout_s),
         ("cni.timeout_s", file.cni.timeout_s),
         ("sandbox.start_timeout_s", file.sandbox.start_timeout_s),

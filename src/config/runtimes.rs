@@ -55,6 +55,8 @@ pub struct Handler {
     pub container_annotations: Vec<String>,
     /// Privileged containers do not get host devices.
     pub privileged_without_host_devices: bool,
+    /// Privileged containers may use all devices nonetheless.
+    pub all_devices_allowed: bool,
     /// The cgroup mount of containers is writable.
     pub cgroup_writable: bool,
     /// The base OCI spec, read and parsed.
@@ -64,6 +66,17 @@ pub struct Handler {
 }
 
 impl Handler {
+    /// The shim's options with the owner of the pipes that a process has its output in: who
+    /// is somebody else than root on the host must own them to open them by name
+    /// (`/dev/stdout`). None for shims other than runc's, which make no such pipes.
+    #[must_use]
+    pub fn options_with_io_owner(&self, (uid, gid): (u32, u32)) -> Option<Any> {
+        let given = self.options.as_ref().filter(|_| self.shim == RUNC_SHIM)?;
+        let mut options = runc::Options::decode(given.value.as_slice()).ok()?;
+        (options.io_uid, options.io_gid) = (uid, gid);
+        Some(Any { type_url: given.type_url.clone(), value: options.encode_to_vec() })
+    }
+
     pub(super) fn new(
         name: &str,
         typed: &file::Handler,
@@ -93,6 +106,13 @@ impl Handler {
             }
             Some(spec)
         };
+        let all_devices_allowed = typed.privileged_without_host_devices_all_devices_allowed;
+        if all_devices_allowed && !typed.privileged_without_host_devices {
+            return Err(problem(
+                key("privileged_without_host_devices_all_devices_allowed"),
+                "is for handlers with privileged_without_host_devices",
+            ));
+        }
         let mut cgroup_driver = driver;
         let (options, binary) = if is_runc {
             if let Some(systemd) = typed.options.get("SystemdCgroup").and_then(toml::Value::as_bool) {
@@ -123,6 +143,7 @@ impl Handler {
             pod_annotations: typed.pod_annotations.clone(),
             container_annotations: typed.container_annotations.clone(),
             privileged_without_host_devices: typed.privileged_without_host_devices,
+            all_devices_allowed,
             cgroup_writable: typed.cgroup_writable,
             base_spec,
             cgroup_driver,
@@ -135,7 +156,10 @@ fn any(type_url: &str, message: &impl Message) -> Any {
     Any { type_url: type_url.to_owned(), value: message.encode_to_vec() }
 }
 
-fn runc_options(table: &toml::Table, driver: CgroupDriver) -> Result<runc::Options, (String, String)> {
+pub(super) fn runc_options(
+    table: &toml::Table,
+    driver: CgroupDriver,
+) -> Result<runc::Options, (String, String)> {
     let mut options = runc::Options { systemd_cgroup: driver == CgroupDriver::Systemd, ..Default::default() };
     for (name, value) in table {
         let wrong = |want: &str| (name.clone(), format!("must be {want}"));

@@ -5,7 +5,6 @@
 //! lies in folders under the container's id; a crash in between leaves things that the
 //! next start recognises by their missing record (design D5).
 
-use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -15,16 +14,17 @@ use tracing::info;
 use super::files::remove_folder;
 use super::{Containers, image_volumes, volumes};
 use crate::config::Handler;
-use crate::containerd::{ContainerRecord, Mount};
+use crate::containerd::ContainerRecord;
 use crate::error::{Context, Error, Kind, Result, invalid, precondition};
 use crate::flow::{self, Stage, Undo};
 use crate::ids::{self, ContainerId};
 use crate::image::Image;
 use crate::proto::cri::{ContainerConfig, ContainerState, CreateContainerRequest};
-use crate::spec::{self, ContainerInput, Spec, annotations, gather, mounts, paths, process};
+use crate::spec::{self, ContainerInput, Modes, Spec, annotations, gather, mounts, paths, process};
 use crate::state::container::{Status, now};
 use crate::state::record::{self, ContainerMetadata};
 use crate::state::{Container, Pod};
+use crate::sys::userns::IdMaps;
 
 /// What is missing here is no object that the kubelet asked for (ERR-12).
 pub(super) fn inner(error: Error) -> Error {
@@ -47,11 +47,15 @@ struct Creation {
     id: ContainerId,
     pod: Arc<Pod>,
     config: ContainerConfig,
+    /// The mappings of the user namespace.
+    maps: Option<IdMaps>,
     image: Arc<Image>,
     /// The images of `mounts`, where these are image volumes.
     volume_images: Vec<Option<Arc<Image>>>,
     handler: Handler,
     target_pid: Option<u32>,
+    /// Names of CDI devices.
+    devices: Vec<String>,
 }
 
 impl Containers {
@@ -71,8 +75,9 @@ impl Containers {
             return Err(invalid("the pod sandbox config has no metadata"));
         }
         pod.require_ready()?;
-        spec::refuse_unbuilt(&config)?;
-        mounts::check(&config.mounts, || self.host.selinux)?;
+        let modes = Modes::of_container(&pod.config, &config)?;
+        let features = self.features_of(self.handler_of(&pod)?);
+        mounts::check(&config.mounts, features, || self.host.selinux)?;
         let pod_metadata = pod.config.metadata.clone().unwrap_or_default();
         let name = ids::container_name(metadata, &pod_metadata);
         let (this, key) = (self.clone(), name.clone());
@@ -85,7 +90,7 @@ impl Containers {
                 &self.flow,
                 &key,
                 encoded,
-                |stage| async move { this.make(pod, config, name, stage).await },
+                |stage| async move { this.make(pod, config, modes, name, stage).await },
                 abandoned,
             )
             .await
@@ -95,6 +100,7 @@ impl Containers {
         &self,
         pod: Arc<Pod>,
         config: ContainerConfig,
+        modes: Modes,
         name: String,
         stage: Stage,
     ) -> Result<ContainerId> {
@@ -109,7 +115,7 @@ impl Containers {
             });
         }
         let made = async {
-            let creation = self.prepare(id.clone(), pod, config)?;
+            let creation = self.prepare(id.clone(), pod, config, modes)?;
             self.build(creation, &name, &stage, &mut undo).await
         }
         .await;
@@ -133,7 +139,13 @@ impl Containers {
     }
 
     /// Resolves what the request names.
-    fn prepare(&self, id: ContainerId, pod: Arc<Pod>, mut config: ContainerConfig) -> Result<Creation> {
+    fn prepare(
+        &self,
+        id: ContainerId,
+        pod: Arc<Pod>,
+        mut config: ContainerConfig,
+        modes: Modes,
+    ) -> Result<Creation> {
         let handler = self.handler_of(&pod)?.clone();
         let reference = config.image.as_ref().map(|image| image.image.as_str()).unwrap_or_default();
         if reference.is_empty() {
@@ -144,8 +156,10 @@ impl Containers {
             precondition(format!("image {reference:?} is not on this node"))
         })?;
         let volume_images = image_volumes::resolve(&self.images, &mut config.mounts)?;
+        let devices = self.cdi.asked(&config)?;
         let target_pid = spec::pid_target(&config).map(|target| self.target_pid(&pod, target)).transpose()?;
-        Ok(Creation { id, pod, config, image, volume_images, handler, target_pid })
+        let maps = modes.user;
+        Ok(Creation { id, pod, config, maps, image, volume_images, handler, target_pid, devices })
     }
 
     /// The pid of the container whose pid namespace is joined (OCI-22).
@@ -189,13 +203,14 @@ impl Containers {
                 containerd.remove_snapshot(&snapshotter, id.as_str()).await
             });
         }
-        let snapshot = self.snapshot(id.as_str(), image, snapshotter, pod.id.as_str());
+        let maps = creation.maps.as_ref();
+        let snapshot = self.snapshot(id.as_str(), image, snapshotter, pod.id.as_str(), maps);
         let gathered = self.gather(&creation, image_volumes, &root, &state);
         let accounts = self.images.accounts(image, snapshotter);
         let (mounts, gathered, accounts) = tokio::try_join!(snapshot, gathered, accounts)?;
         if !gathered.volumes.is_empty() {
             stage.set("copying the image's volumes");
-            volumes::copy_up(&state, &mounts, &gathered.volumes).await?;
+            volumes::copy_up(&state, &mounts, &gathered.volumes, creation.maps).await?;
         }
         stage.set("translating");
         let host = self.host_now().await?;
@@ -212,7 +227,7 @@ impl Containers {
             accounts: &accounts,
             handler,
             namespace: &self.config.file.containerd.namespace,
-            features: self.features.get(&handler.name).copied().unwrap_or_default(),
+            features: self.features_of(handler),
             host: &host,
             files: &self.pod_files(pod, config),
             gathered: &gathered,
@@ -222,27 +237,6 @@ impl Containers {
         let container = self.record(&creation, name, &oci, &root).await?;
         self.store.add_container(container.clone());
         Ok(container)
-    }
-
-    /// The writable snapshot `key` of `image`, held by the lease of the pod `pod_id`.
-    pub(crate) async fn snapshot(
-        &self,
-        key: &str,
-        image: &Image,
-        snapshotter: &str,
-        pod_id: &str,
-    ) -> Result<Vec<Mount>> {
-        let lease = Some(pod_id);
-        let prepare = |parent: String| async move {
-            self.containerd.prepare_snapshot(snapshotter, key, &parent, HashMap::new(), lease).await
-        };
-        // Nearly always the image is unpacked for this snapshotter: that is tried first.
-        match prepare(image.chain_id.clone()).await {
-            Err(error) if error.is_not_found() => {}
-            other => return other,
-        }
-        let parent = self.images.unpacked(image, snapshotter, lease).await?;
-        prepare(parent).await.map_err(inner)
     }
 
     async fn gather(
@@ -255,12 +249,16 @@ impl Containers {
         let prepared = gather::Prepared { volumes_dir: root.join("volumes"), image_volumes };
         let (config, image) = (creation.config.clone(), creation.image.config.clone());
         let (root, state) = (root.to_owned(), state.to_owned());
-        let options = self.config.file.container.clone();
+        let (cdi, devices) = (self.cdi.clone(), creation.devices.clone());
+        let (pod, options) = (creation.pod.config.clone(), self.config.clone());
         flow::blocking(move || {
             for folder in [&root, &state] {
                 std::fs::create_dir_all(folder).context(|| format!("folder {folder:?}"))?;
             }
-            gather::container(&config, &image, &prepared, &options)
+            let classes = gather::classes::of(&config, &pod, &options)?;
+            let edits = cdi.edits(&devices)?;
+            let gathered = gather::container(&config, &image, &prepared, &options.file.container)?;
+            Ok(gather::Gathered { edits, classes, ..gathered })
         })
         .await
     }

@@ -8,7 +8,8 @@
 //!    made first, removed last                              key: that path; held by the pod's lease
 //! ```
 //!
-//! Nothing else is recorded: after a crash the folder tells the next stop of the pod what
+//! For a user namespace the name of the folder also has the mappings, by which the image is
+//! mounted (OCI-34). Nothing else is recorded: after a crash the folder tells the next stop of the pod what
 //! there is to take down, and a mount that is there is used. The lease keeps layers and
 //! view from containerd's collector also when the image is removed (IMG-42). Folders, keys
 //! and lease are those of containerd's own plugin, so that either takes down what the
@@ -33,8 +34,10 @@ use crate::ids::PodId;
 use crate::image::{Image, Images};
 use crate::proto::cri;
 use crate::spec::mounts::IMAGE_VOLUME_FAILED;
+use crate::spec::namespaces;
 use crate::state::Pod;
-use crate::sys::{beneath, mount, mountinfo};
+use crate::sys::userns::{IdMap, IdMaps};
+use crate::sys::{beneath, idmap, mount, mountinfo};
 
 /// The images of those of `mounts` that are image volumes, in order. Which image it is is
 /// also noted there, since its name may lead to another one tomorrow.
@@ -86,7 +89,7 @@ impl Containers {
             sources.push(match image {
                 None => None,
                 Some(image) => {
-                    let source = self.image_volume(pod, image, snapshotter, &given.image_sub_path).await;
+                    let source = self.image_volume(pod, image, snapshotter, given).await;
                     Some(source.map_err(|error| failed(&given.container_path, error))?)
                 }
             });
@@ -99,14 +102,19 @@ impl Containers {
         pod: &Pod,
         image: &Image,
         snapshotter: &str,
-        sub_path: &str,
+        given: &cri::Mount,
     ) -> Result<PathBuf> {
+        let sub_path = given.image_sub_path.as_str();
+        let maps = match (given.uid_mappings.as_slice(), given.gid_mappings.as_slice()) {
+            ([], []) => None,
+            (uids, gids) => Some(namespaces::maps(uids, gids)?),
+        };
         // Nearly always the image is unpacked for this snapshotter: that is tried first.
-        let mounted = match self.mounted(pod, image, snapshotter, &image.chain_id).await {
+        let mounted = match self.mounted(pod, image, snapshotter, &image.chain_id, maps).await {
             Err(error) if error.is_not_found() => {
                 let lease = Some(pod.id.as_str());
                 let parent = self.images.unpacked(image, snapshotter, lease).await?;
-                self.mounted(pod, image, snapshotter, &parent).await?
+                self.mounted(pod, image, snapshotter, &parent, maps).await?
             }
             other => other?,
         };
@@ -117,8 +125,15 @@ impl Containers {
     }
 
     /// Where the image is mounted for the pod. NotFound if it is not unpacked.
-    async fn mounted(&self, pod: &Pod, image: &Image, snapshotter: &str, chain_id: &str) -> Result<PathBuf> {
-        let place = self.place(&pod.id, image);
+    async fn mounted(
+        &self,
+        pod: &Pod,
+        image: &Image,
+        snapshotter: &str,
+        chain_id: &str,
+        maps: Option<IdMaps>,
+    ) -> Result<PathBuf> {
+        let place = self.place(&pod.id, image, maps);
         let key = place.to_string_lossy().into_owned();
         let _turn = self.mounting.lock(pod.id.as_str()).await;
         pod.require_ready()?;
@@ -140,15 +155,19 @@ impl Containers {
         };
         debug!(pod = %pod.id, image = image.id, ?place, "mounting an image volume");
         let target = place.clone();
-        flow::blocking(move || mount_at(mounts, &target)).await?;
+        flow::blocking(move || mount_at(mounts, &target, maps)).await?;
         Ok(place)
     }
 
-    /// `<state>/image-volumes/<pod id>/<digest>`, the digest without its algorithm.
-    fn place(&self, pod: &PodId, image: &Image) -> PathBuf {
+    /// `<state>/image-volumes/<pod id>/<digest>`, the digest without its algorithm, and behind
+    /// it the mappings.
+    fn place(&self, pod: &PodId, image: &Image, maps: Option<IdMaps>) -> PathBuf {
         let digest = image.target_digest();
         let digits = digest.split_once(':').map_or(digest, |(_, digits)| digits);
-        self.paths.pod_image_volumes(pod).join(digits)
+        // No colons: they part the layers of an overlay.
+        let text = |map: IdMap| format!("-{}.{}.{}", map.container_id, map.host_id, map.length);
+        let maps = maps.map(|maps| text(maps.uids) + &text(maps.gids)).unwrap_or_default();
+        self.paths.pod_image_volumes(pod).join(format!("{digits}{maps}"))
     }
 
     /// Takes down the image volumes of a pod, which is stopped or not known at all:
@@ -224,13 +243,16 @@ fn find(place: &Path) -> Result<bool> {
 }
 
 /// A view is read-only by itself; a snapshotter that forgets it is helped.
-fn mount_at(mounts: Vec<Mount>, place: &Path) -> Result<()> {
+fn mount_at(mounts: Vec<Mount>, place: &Path, maps: Option<IdMaps>) -> Result<()> {
     let read_only = |mut mount: Mount| {
         mount.options.push("ro".to_owned());
         mount
     };
     let mounts: Vec<Mount> = mounts.into_iter().map(read_only).collect();
-    mount::mount_all(&mounts, place)
+    match maps {
+        None => mount::mount_all(&mounts, place),
+        Some(maps) => idmap::mount_mapped(&mounts, place, &maps),
+    }
 }
 
 /// Unmounts everything below a pod's folder, and gives what folders are in it; none if

@@ -1,5 +1,6 @@
 //! Containers: one verb, one file.
 
+mod attach;
 mod create;
 mod exec;
 mod exit;
@@ -8,9 +9,11 @@ mod image_volumes;
 mod list;
 mod log;
 mod remove;
+mod snapshot;
 mod start;
 mod status;
 mod stop;
+mod terminal;
 mod update;
 mod volumes;
 
@@ -21,6 +24,7 @@ use std::sync::{Arc, Mutex};
 pub use files::remove_folder;
 pub use status::{user_of, verbose_info};
 
+use crate::cdi::Cdi;
 use crate::config::{Config, Handler};
 use crate::containerd::Containerd;
 use crate::error::{Result, precondition};
@@ -44,6 +48,8 @@ pub struct Inner {
     pub containerd: Containerd,
     /// Images.
     pub images: Images,
+    /// Devices of vendors.
+    pub cdi: Cdi,
     /// Container output.
     pub keeper: Keeper,
     /// Tables.
@@ -93,6 +99,12 @@ impl Containers {
                 pod.id
             ))
         })
+    }
+
+    /// What the OCI runtime of a handler can; nothing where it does not tell.
+    #[must_use]
+    pub fn features_of(&self, handler: &Handler) -> Features {
+        self.features.get(&handler.name).copied().unwrap_or_default()
     }
 
     /// The pod's own files, as a container mounts them. Which shm it has says the container,

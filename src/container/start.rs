@@ -16,7 +16,7 @@ use crate::flow;
 use crate::io::ContainerIo;
 use crate::io::fifo::{Fifos, Wanted};
 use crate::proto::cri::ContainerState;
-use crate::spec;
+use crate::spec::{self, Modes};
 use crate::state::Container;
 use crate::state::container::{START_ERROR_CODE, now};
 
@@ -98,6 +98,9 @@ impl Containers {
         if let Some(target) = spec::pid_target(config) {
             self.target_pid(&pod, target)?;
         }
+        let user = &container.user;
+        let maps = Modes::of_pod(&pod.config)?.user;
+        let io_owner = maps.and_then(|maps| maps.to_host(user.uid, user.gid));
         let id = container.id.as_str();
         let wanted = Wanted { stdin: config.stdin, stdout: true, stderr: !config.tty };
         let fifos = self.make_fifos(id, id, wanted).await?;
@@ -115,6 +118,7 @@ impl Containers {
             stderr: Fifos::to_task(fifos.stderr.as_deref()),
             terminal: config.tty,
             runtime_path: handler.shim_path.clone().unwrap_or_default(),
+            options: io_owner.and_then(|owner| handler.options_with_io_owner(owner)),
         };
         let pid = self.containerd.create_task(task, RUNTIME_LIMIT).await?;
         self.containerd.start_process(id, "", RUNTIME_LIMIT).await.context(|| "start its process")?;

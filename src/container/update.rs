@@ -42,7 +42,7 @@ impl Containers {
         let mut oci = spec::parse(&record.spec, id)?;
         let limits =
             oci.linux.get_or_insert_with(Linux::default).resources.get_or_insert_with(Resources::default);
-        let tolerate = self.config.file.container.tolerate_missing_hugetlb_controller;
+        let tolerate = self.config.file.container.tolerates_missing_hugetlb();
         spec::resources::apply(asked, limits, &self.host, tolerate)?;
         let new = limits.clone();
         let store = |spec: Vec<u8>| {

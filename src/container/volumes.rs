@@ -6,20 +6,34 @@ use std::path::{Path, PathBuf};
 use crate::containerd::Mount;
 use crate::error::{Context, Result};
 use crate::flow;
-use crate::sys::{beneath, copy, mount};
+use crate::sys::userns::IdMaps;
+use crate::sys::{beneath, copy, idmap, mount, owners};
 
 /// Fills `volumes` (host folder, path in the image) from the root file system `rootfs`,
-/// which is mounted over `place` for the copying alone.
+/// which is mounted over `place` for the copying alone. In a user namespace the copies are
+/// of its owners, so that a container finds them as the image has them.
 ///
 /// # Errors
 /// Those of the mounts and copies; the folders are removed with the container's.
-pub(super) async fn copy_up(place: &Path, rootfs: &[Mount], volumes: &[(PathBuf, String)]) -> Result<()> {
-    let (place, rootfs, volumes) = (place.to_owned(), rootfs.to_vec(), volumes.to_vec());
+pub(super) async fn copy_up(
+    place: &Path,
+    rootfs: &[Mount],
+    volumes: &[(PathBuf, String)],
+    maps: Option<IdMaps>,
+) -> Result<()> {
+    // What is mounted with a mapping has the image's owners; else they are the right ones.
+    let has_images_owners = rootfs.iter().any(idmap::is_mapped);
+    let rootfs: Vec<Mount> = rootfs.iter().map(idmap::without_mapping).collect();
+    let (place, volumes) = (place.to_owned(), volumes.to_vec());
     flow::blocking(move || {
         mount::private_namespace(|| {
             mount::mount_all(&rootfs, &place)?;
             for (host, inside) in &volumes {
-                fill(host, &place, inside).context(|| format!("volume {inside:?} of the image"))?;
+                let what = || format!("volume {inside:?} of the image");
+                let is_copied = fill(host, &place, inside).context(what)?;
+                if let Some(maps) = maps.as_ref().filter(|_| has_images_owners || !is_copied) {
+                    owners::shift(host, maps).context(what)?;
+                }
             }
             Ok(())
         })
@@ -27,10 +41,11 @@ pub(super) async fn copy_up(place: &Path, rootfs: &[Mount], volumes: &[(PathBuf,
     .await
 }
 
-fn fill(host: &Path, rootfs: &Path, inside: &str) -> Result<()> {
+/// Makes the folder of a volume, and says whether the image had something for it.
+fn fill(host: &Path, rootfs: &Path, inside: &str) -> Result<bool> {
     std::fs::create_dir_all(host).context(|| format!("folder {host:?}"))?;
     match beneath::open_folder(rootfs, inside)? {
-        Some(folder) => copy::copy_tree(&folder, host),
-        None => Ok(()), // the image has nothing there
+        Some(folder) => copy::copy_tree(&folder, host).map(|()| true),
+        None => Ok(false),
     }
 }

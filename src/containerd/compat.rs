@@ -33,6 +33,17 @@ pub struct Capabilities {
     refused: Arc<Mutex<BTreeSet<String>>>,
 }
 
+/// How a snapshotter maps ids.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum IdMapping {
+    /// Its mounts are id-mapped, as labels of the snapshot say.
+    Mounted,
+    /// Not here, and files on disk are not to be given other owners instead.
+    Refused,
+    /// Not at all: files on disk need other owners.
+    Absent,
+}
+
 impl Capabilities {
     pub(super) fn new(version: String, plugins: Vec<Plugin>, tells_plugins: bool) -> Capabilities {
         Capabilities { version, plugins, tells_plugins, refused: Arc::default() }
@@ -135,14 +146,23 @@ impl Capabilities {
         plugins.find(|plugin| plugin.kind == "io.containerd.content.v1" && plugin.is_loaded)?.root.as_deref()
     }
 
-    /// Whether a snapshotter can map ids when it mounts.
+    /// How a snapshotter maps ids: from 2.0 on overlayfs does where the kernel has id-mapped
+    /// mounts of overlays (5.19). Otherwise it says that owners are only to be changed on
+    /// disk if its configuration has `slow_chown`; older ones do not know either.
     #[must_use]
-    pub fn snapshotter_remaps_ids(&self, snapshotter: &str) -> bool {
-        self.plugins.iter().any(|plugin| {
-            plugin.kind == "io.containerd.snapshotter.v1"
-                && plugin.id == snapshotter
-                && plugin.capabilities.iter().any(|capability| capability == "remap-ids")
-        })
+    pub fn id_mapping_of(&self, snapshotter: &str) -> IdMapping {
+        let has = |capability: &str| {
+            self.plugins.iter().any(|plugin| {
+                plugin.kind == "io.containerd.snapshotter.v1"
+                    && plugin.id == snapshotter
+                    && plugin.capabilities.iter().any(|known| known == capability)
+            })
+        };
+        match (has("remap-ids"), has("only-remap-ids")) {
+            (true, _) => IdMapping::Mounted,
+            (false, true) => IdMapping::Refused,
+            (false, false) => IdMapping::Absent,
+        }
     }
 }
 
@@ -206,6 +226,19 @@ mod tests {
             capabilities.snapshotter_root("stargz").as_deref(),
             Some("/d/io.containerd.snapshotter.v1.stargz")
         );
+    }
+
+    #[test]
+    fn a_snapshotter_tells_how_it_maps_ids() {
+        let with = |capabilities: &[&str]| {
+            let mut overlay = plugin("io.containerd.snapshotter.v1", "overlayfs", None);
+            overlay.capabilities = capabilities.iter().map(ToString::to_string).collect();
+            Capabilities::new(String::new(), vec![overlay], true).id_mapping_of("overlayfs")
+        };
+        assert_eq!(with(&["remap-ids", "only-remap-ids", "rebase"]), IdMapping::Mounted);
+        assert_eq!(with(&["only-remap-ids"]), IdMapping::Refused);
+        assert_eq!(with(&[]), IdMapping::Absent, "1.6, 1.7, slow_chown");
+        assert_eq!(Capabilities::default().id_mapping_of("overlayfs"), IdMapping::Absent);
     }
 
     #[test]

@@ -33,7 +33,7 @@ use std::time::Duration;
 use tokio::sync::watch;
 use tonic::transport::Endpoint;
 
-pub use compat::Capabilities;
+pub use compat::{Capabilities, IdMapping};
 pub use containers::{ContainerRecord, ContainerUpdate, SPEC_TYPE_URL};
 pub use content::{ContentInfo, ContentWriter};
 pub use events::Event;
@@ -41,7 +41,7 @@ pub use images::ImageRecord;
 pub use leases::Lease;
 pub use prost_types::Any;
 pub use snapshots::{SnapshotInfo, SnapshotKind, SnapshotUsage};
-pub use tasks::{ExecRequest, Exit, Process, ProcessStatus, TaskRequest};
+pub use tasks::{ExecRequest, Exit, Process, ProcessStatus, TaskFigures, TaskMetrics, TaskRequest};
 pub use transfer::{Credentials, Login, TransferPlatform, TransferProgress, TransferRequest};
 
 use crate::error::{Error, Kind, Result};

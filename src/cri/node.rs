@@ -52,7 +52,7 @@ impl Cri {
             runtime_handlers: self.handlers(),
             features: Some(cri::RuntimeFeatures {
                 supplemental_groups_policy: true,
-                user_namespaces_host_network: false,
+                user_namespaces_host_network: self.user_namespaces_on_the_hosts_network(),
                 mount_options: false,
             }),
         }
@@ -92,11 +92,14 @@ impl Cri {
             Link::Up(_) => self.pods.containers.containerd.deprecations(PING_LIMIT).await.unwrap_or_default(),
             Link::Down(_) => Vec::new(),
         };
-        let trouble = (!list.is_empty()).then(|| {
-            let texts: BTreeMap<String, String> = list.into_iter().collect();
-            ("ContainerdHasDeprecationWarnings", json!(texts).to_string())
-        });
-        condition("ContainerdHasNoDeprecationWarnings", trouble)
+        deprecations(list, &self.config.file.server.ignore_deprecation_warnings)
+    }
+
+    /// Whether a pod can have a user namespace and the host's network (SVC-21): it then sees
+    /// the host's /sys, recursively read-only (SBX-28).
+    fn user_namespaces_on_the_hosts_network(&self) -> bool {
+        let mut features = self.pods.containers.features.values();
+        features.any(|features| features.user_namespaces && features.recursive_read_only)
     }
 
     /// Every handler and the default one under the empty name, sorted (SVC-17).
@@ -107,8 +110,7 @@ impl Cri {
             // Without features, but listed, where they are not known (SVC-19).
             features: features.get(handler).map(|features| cri::RuntimeHandlerFeatures {
                 recursive_read_only_mounts: features.recursive_read_only,
-                // The runtime may be able to; pods with user namespaces are not served yet.
-                user_namespaces: false,
+                user_namespaces: features.user_namespaces,
             }),
         };
         let mut list: Vec<_> =
@@ -162,8 +164,34 @@ impl Cri {
     }
 }
 
+/// The condition of containerd's deprecation warnings, but for those that are ignored.
+fn deprecations(list: Vec<(String, String)>, ignored: &[String]) -> cri::RuntimeCondition {
+    let texts: BTreeMap<String, String> = list.into_iter().filter(|(id, _)| !ignored.contains(id)).collect();
+    let trouble = (!texts.is_empty()).then(|| ("ContainerdHasDeprecationWarnings", json!(texts).to_string()));
+    condition("ContainerdHasNoDeprecationWarnings", trouble)
+}
+
 fn condition(kind: &str, trouble: Option<(&str, String)>) -> cri::RuntimeCondition {
     let status = trouble.is_none();
     let (reason, message) = trouble.unwrap_or_default();
     cri::RuntimeCondition { r#type: kind.to_owned(), status, reason: reason.to_owned(), message }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// SVC-16.
+    #[test]
+    fn deprecation_warnings_count_unless_they_are_ignored() {
+        let list = || vec![("a".to_owned(), "old".to_owned()), ("b".to_owned(), "older".to_owned())];
+        let of = |ignored: &[&str]| {
+            let ignored: Vec<String> = ignored.iter().map(ToString::to_string).collect();
+            let condition = deprecations(list(), &ignored);
+            (condition.status, condition.reason, condition.message)
+        };
+        let reason = "ContainerdHasDeprecationWarnings".to_owned();
+        assert_eq!(of(&["a"]), (false, reason, r#"{"b":"older"}"#.to_owned()));
+        assert_eq!(of(&["a", "b"]), (true, String::new(), String::new()));
+    }
 }

@@ -27,6 +27,7 @@ mod progress;
 mod pull;
 mod reference;
 mod registry;
+mod remap;
 mod remove;
 mod status;
 mod store;
@@ -35,6 +36,7 @@ mod tree;
 mod unpack;
 mod users;
 mod work;
+mod writable;
 
 use std::collections::{BTreeMap, HashSet};
 use std::path::PathBuf;
@@ -50,10 +52,11 @@ use crate::flow::{Keyed, Shared};
 use crate::spec::ImageConfig;
 use reference::Reference;
 
-pub use fs_info::FsUsage;
+pub use fs_info::{FsUsage, Measured};
 pub use pause::PAUSE_REFERENCE;
 pub use progress::{LayerProgress, LayerState, PullState};
 pub use pull::Pull;
+pub use remap::{is_unfinished_remapping, remapped_name};
 
 /// The most layers that are downloaded at the same time, by all pulls together; each
 /// takes about half a megabyte of memory.

@@ -23,6 +23,7 @@
 //! | `client` | [`Keeper`]: the server's calls; starts and replaces the process | server |
 //! | `link` | one connection to a keeper: requests out, answers to whom they belong | server |
 //! | [`capture`] | the output of an exec process, up to a limit | server |
+//! | [`session`] | a client's streams, between transport and process | server |
 //! | `protocol` | what the two say to each other | both |
 //! | [`keeper`] | the process: one thread that waits for clients, signals and ends | keeper |
 //! | `daemon` | session, cgroup, lock and socket of the process | keeper |
@@ -86,8 +87,10 @@ mod line;
 mod link;
 mod log_file;
 mod output;
+pub mod pipe;
 mod protocol;
 mod rest;
+pub mod session;
 mod source;
 
 pub use client::{Keeper, KeeperOptions};

@@ -12,6 +12,7 @@
 
 mod attach;
 mod cni;
+pub mod forward;
 pub mod netns;
 
 use std::path::PathBuf;

@@ -10,6 +10,7 @@ use crate::error::{Context, Result};
 use crate::flow;
 use crate::ids::random_hex;
 use crate::sys;
+use crate::sys::userns::IdMaps;
 
 /// A new, random path in `directory`: `cni-` and the text form of a UUID.
 #[must_use]
@@ -29,12 +30,39 @@ pub fn new_path(directory: &Path) -> PathBuf {
 pub async fn create(path: &Path, loopback: Loopback) -> Result<()> {
     let path = path.to_owned();
     sys::netns::on_own_thread(move || {
-        let directory = path.parent().unwrap_or(Path::new("/"));
-        std::fs::create_dir_all(directory).context(|| format!("create {directory:?}"))?;
-        sys::netns::share_directory(directory)?;
+        prepare(&path)?;
         sys::netns::create(&path, loopback == Loopback::Internal)
     })
     .await
+}
+
+/// Makes a user namespace, pinned at `user_path`, and a network namespace that it owns,
+/// pinned at `path` as by [`create`] (SBX-26). The folder of `user_path` is created when
+/// missing; a failure leaves no pin.
+///
+/// # Errors
+/// The system's.
+pub async fn create_in_user_namespace(
+    path: &Path,
+    user_path: &Path,
+    maps: IdMaps,
+    loopback: Loopback,
+) -> Result<()> {
+    let (path, user_path) = (path.to_owned(), user_path.to_owned());
+    sys::netns::on_own_thread(move || {
+        prepare(&path)?;
+        let folder = user_path.parent().unwrap_or(Path::new("/"));
+        std::fs::create_dir_all(folder).context(|| format!("create {folder:?}"))?;
+        sys::netns::create_in_user_namespace(&path, &user_path, &maps, loopback == Loopback::Internal)
+    })
+    .await
+}
+
+/// Prepares the directory of pins.
+fn prepare(path: &Path) -> Result<()> {
+    let directory = path.parent().unwrap_or(Path::new("/"));
+    std::fs::create_dir_all(directory).context(|| format!("create {directory:?}"))?;
+    sys::netns::share_directory(directory)
 }
 
 /// Removes the pin at `path`, and with it the namespace unless processes still use it.

@@ -1,5 +1,6 @@
 //! The files of a pod: hostname, hosts, resolv.conf, shm.
 
+use std::os::unix::fs::chown;
 use std::path::Path;
 
 use crate::error::{Context, Result, precondition};
@@ -8,6 +9,7 @@ use crate::ids::PodId;
 use crate::proto::cri::{DnsConfig, PodSandboxConfig};
 use crate::state::Paths;
 use crate::sys;
+use crate::sys::userns::IdMaps;
 
 /// What decides the files of a pod.
 #[derive(Clone, Debug)]
@@ -17,22 +19,31 @@ pub(super) struct PodFilesRequest {
     pub(super) node_name: String,
     pub(super) host_ipc: bool,
     pub(super) shm_bytes: u64,
+    /// The mappings of the user namespace.
+    pub(super) maps: Option<IdMaps>,
 }
 
-/// Makes the folders and files of a pod, and mounts its shm (SBX-16 … SBX-20).
+/// Makes the folders and files of a pod, and mounts its shm (SBX-16 … SBX-20). In a user
+/// namespace all is its root's: on disk, since not every file system can be id-mapped.
 ///
 /// # Errors
 /// Those of the file system.
 pub(super) async fn make(request: PodFilesRequest, config: std::sync::Arc<PodSandboxConfig>) -> Result<()> {
     flow::blocking(move || {
-        let PodFilesRequest { id, paths, node_name, host_ipc, shm_bytes } = request;
+        let PodFilesRequest { id, paths, node_name, host_ipc, shm_bytes, maps } = request;
+        let owner = maps.and_then(|maps| maps.to_host(0, 0));
         let (root, state) = (paths.pod_root(&id), paths.pod_state(&id));
         for folder in [&root, &state] {
             std::fs::create_dir_all(folder).context(|| format!("folder {folder:?}"))?;
         }
         let write = |name: &str, text: &[u8]| {
             let path = root.join(name);
-            std::fs::write(&path, text).context(|| format!("file {path:?}"))
+            let what = || format!("file {path:?}");
+            std::fs::write(&path, text).context(what)?;
+            match owner {
+                Some((uid, gid)) => chown(&path, Some(uid), Some(gid)).context(what),
+                None => Ok(()),
+            }
         };
         let hostname = if config.hostname.is_empty() { &node_name } else { &config.hostname };
         write("hostname", format!("{hostname}\n").as_bytes())?;
@@ -49,7 +60,8 @@ pub(super) async fn make(request: PodFilesRequest, config: std::sync::Arc<PodSan
         }
         let shm = state.join("shm");
         std::fs::create_dir_all(&shm).context(|| format!("folder {shm:?}"))?;
-        sys::mount::tmpfs(&shm, &format!("mode=1777,size={shm_bytes}"))
+        let owner = owner.map(|(uid, gid)| format!(",uid={uid},gid={gid}")).unwrap_or_default();
+        sys::mount::tmpfs(&shm, &format!("mode=1777,size={shm_bytes}{owner}"))
             .context(|| format!("mount {shm:?} as tmpfs"))
     })
     .await

@@ -2,6 +2,7 @@
 
 mod events;
 mod files;
+mod forward;
 mod list;
 mod recover;
 mod remove;

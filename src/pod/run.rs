@@ -61,7 +61,8 @@ impl Pods {
         let metadata =
             config.metadata.as_ref().ok_or_else(|| invalid("the pod sandbox config has no metadata"))?;
         let handler = self.choose_handler(&config, &request.runtime_handler)?;
-        let modes = modes_of(&config)?;
+        let modes = Modes::of_pod(&config)?;
+        modes.require_startable(&handler.name, self.containers.features_of(&handler))?;
         let name = ids::pod_name(metadata);
         let (this, key) = (self.clone(), name.clone());
         self.running
@@ -85,7 +86,7 @@ impl Pods {
                 return Err(invalid(format!("runtime handler {asked:?} is asked for an untrusted workload")));
             }
             // Privileged it may be: a runtime of virtual machines gives it the guest, not the host.
-            let modes = modes_of(config)?;
+            let modes = Modes::of_pod(config)?;
             if [modes.network, modes.pid, modes.ipc].contains(&NamespaceMode::Node) {
                 return Err(invalid("an untrusted workload cannot use the host's namespaces"));
             }
@@ -299,10 +300,21 @@ impl Pods {
         result
     }
 
+    /// Where the user namespace is pinned that owns the pod's network; none without either.
+    /// With host network the OCI runtime makes one.
+    fn user_namespace_of(&self, creation: &Creation) -> Option<PathBuf> {
+        let has_own = creation.modes.user.is_some() && creation.netns.is_some();
+        has_own.then(|| self.containers.paths.pod_user_namespace(&creation.id))
+    }
+
     async fn make_netns(&self, creation: &Creation) -> Result<()> {
-        match &creation.netns {
-            Some(path) => netns::create(path, self.containers.config.loopback).await,
-            None => Ok(()),
+        let loopback = self.containers.config.loopback;
+        match (&creation.netns, creation.modes.user, self.user_namespace_of(creation)) {
+            (Some(path), Some(maps), Some(pin)) => {
+                netns::create_in_user_namespace(path, &pin, maps, loopback).await
+            }
+            (Some(path), ..) => netns::create(path, loopback).await,
+            (None, ..) => Ok(()),
         }
     }
 
@@ -340,10 +352,11 @@ impl Pods {
             node_name: containers.host.hostname.clone(),
             host_ipc: creation.modes.ipc == NamespaceMode::Node,
             shm_bytes: containers.config.file.sandbox.shm_bytes,
+            maps: creation.modes.user,
         };
         let (made, rootfs) = tokio::join!(
             files::make(request, creation.config.clone()),
-            containers.snapshot(id, &creation.image, snapshotter, id),
+            containers.snapshot(id, &creation.image, snapshotter, id, creation.modes.user.as_ref()),
         );
         made.and(rootfs)
     }
@@ -379,13 +392,15 @@ impl Pods {
             ..crate::spec::PodFiles::default()
         };
         let accounts = containers.images.accounts(&creation.image, &creation.handler.snapshotter).await?;
-        let profile = spec::pause_seccomp(&creation.config)?;
+        let unset_seccomp = containers.config.file.container.unset_seccomp_profile.as_str();
+        let profile = spec::pause_seccomp(&creation.config, unset_seccomp)?;
         let local = flow::blocking(move || gather::local_seccomp(&profile)).await?;
         let sandbox = &containers.config.file.sandbox;
         let spec = spec::pause(&PauseInput {
             id: creation.id.as_str(),
             pod: &creation.config,
             netns: creation.netns.as_deref(),
+            user_namespace: self.user_namespace_of(creation).as_deref(),
             image: (&creation.image.config, creation.image.name()),
             accounts: &accounts,
             handler: &creation.handler,
@@ -394,6 +409,7 @@ impl Pods {
             files: &files,
             seccomp: local.as_ref(),
             unprivileged: (sandbox.unprivileged_ports, sandbox.unprivileged_icmp),
+            unset_seccomp,
         })?;
         Ok(spec::to_json(&spec))
     }
@@ -414,9 +430,4 @@ impl Pods {
             created_at: 0,
         }
     }
-}
-
-fn modes_of(config: &PodSandboxConfig) -> Result<Modes> {
-    let context = config.linux.as_ref().and_then(|linux| linux.security_context.as_ref());
-    Modes::of(context.and_then(|context| context.namespace_options.as_ref()))
 }

@@ -58,7 +58,7 @@ impl Pods {
         let mut errors = Collected::default();
         errors.push(pause);
         errors.push(network);
-        errors.push(self.unmount_shm(pod).await);
+        errors.push(self.unmount_state(pod).await);
         errors.push(self.containers.remove_image_volumes(&pod.id).await.context(|| "image volumes"));
         errors.finish()
     }
@@ -98,11 +98,10 @@ impl Pods {
         }
     }
 
-    async fn unmount_shm(&self, pod: &Pod) -> Result<()> {
-        if pod.host_ipc() {
-            return Ok(());
-        }
-        let shm = self.containers.paths.pod_state(&pod.id).join("shm");
-        flow::blocking(move || sys::mount::unmount_below(&shm).context(|| format!("unmount {shm:?}"))).await
+    /// Unmounts the pod's shm and the pin of its user namespace.
+    async fn unmount_state(&self, pod: &Pod) -> Result<()> {
+        let folder = self.containers.paths.pod_state(&pod.id);
+        let what = format!("unmount what is in {folder:?}");
+        flow::blocking(move || sys::mount::unmount_below(&folder).context(|| what)).await
     }
 }

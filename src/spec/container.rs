@@ -5,8 +5,8 @@ use serde_json::Value;
 use super::oci::{Linux, Mount, Process, Resources, Spec};
 use super::user::{self, UserRequest};
 use super::{
-    Accounts, Features, Host, HostDevice, ImageConfig, Modes, PodFiles, annotations, defaults, devices,
-    gather, mounts, namespaces, process, resources, security,
+    Accounts, Features, Host, HostDevice, ImageConfig, Modes, PodFiles, annotations, classes, defaults,
+    devices, edits, gather, mounts, namespaces, process, resources, security,
 };
 use crate::config::Handler;
 use crate::error::{Result, invalid};
@@ -67,7 +67,7 @@ impl Asked {
         if context.privileged && !pod_privileged {
             return Err(invalid("a privileged container needs a privileged pod sandbox"));
         }
-        let modes = Modes::of(context.namespace_options.as_ref())?;
+        let modes = Modes::of_container(input.pod, input.config)?;
         Ok(Asked { context, resources: linux.resources, pod, modes })
     }
 }
@@ -90,11 +90,12 @@ pub fn container(input: &ContainerInput<'_>) -> Result<Spec> {
     if seccomp.is_some() || asked.context.privileged {
         section.seccomp = seccomp;
     }
-    spec.mounts = mounts_of(input, &asked.context, std::mem::take(&mut spec.mounts), section)?;
+    spec.mounts = mounts_of(input, &asked, std::mem::take(&mut spec.mounts), section)?;
     spec.annotations.extend(annotations::passed(&pod.annotations, &handler.pod_annotations));
     spec.annotations.extend(annotations::passed(&config.annotations, &handler.container_annotations));
     let name = config.metadata.as_ref().map(|metadata| metadata.name.as_str()).unwrap_or_default();
     spec.annotations.extend(annotations::of_container(input.pod_id, pod, name, input.image.1));
+    edits::apply(&input.gathered.edits, &mut spec);
     Ok(spec)
 }
 
@@ -121,6 +122,7 @@ fn fill_process(input: &ContainerInput<'_>, asked: &Asked, process: &mut Process
         input.accounts,
         std::mem::take(&mut process.user),
     )?;
+    user::require_mapped(&process.user, asked.modes.user)?;
     let hostname = if pod.hostname.is_empty() { &host.hostname } else { &pod.hostname };
     process.args = process::args(&config.command, &config.args, image)?;
     process.env = process::env(std::mem::take(&mut process.env), config, image, hostname)?;
@@ -153,10 +155,11 @@ fn text_profiles_of(context: &LinuxContainerSecurityContext) -> (&str, &str) {
 
 fn mounts_of(
     input: &ContainerInput<'_>,
-    context: &LinuxContainerSecurityContext,
+    asked: &Asked,
     start: Vec<Mount>,
     section: &mut Linux,
 ) -> Result<Vec<Mount>> {
+    let context = &asked.context;
     let request = mounts::Request {
         mounts: &input.config.mounts,
         gathered: &input.gathered.mounts,
@@ -167,6 +170,7 @@ fn mounts_of(
         cgroup_writable: input.handler.cgroup_writable,
         own_cgroup_namespace: section.namespaces.iter().any(|namespace| namespace.kind == "cgroup"),
         features: input.features,
+        host_sys: asked.modes.host_sys(),
         host: input.host,
     };
     mounts::of_container(request, start, &mut section.rootfs_propagation)
@@ -181,14 +185,20 @@ fn fill_linux(input: &ContainerInput<'_>, asked: &Asked, section: &mut Linux) ->
         input.target_pid,
         host.cgroup_v2 && !context.privileged,
     )?;
-    let paths = |list: &[String]| if context.privileged { Vec::new() } else { list.to_vec() };
-    section.masked_paths = paths(&context.masked_paths);
-    section.readonly_paths = paths(&context.readonly_paths);
+    section.map_ids(asked.modes.user);
+    if context.privileged {
+        section.masked_paths.clear();
+        section.readonly_paths.clear();
+    } else if !input.options.disable_proc_mount {
+        section.masked_paths.clone_from(&context.masked_paths);
+        section.readonly_paths.clone_from(&context.readonly_paths);
+    }
     let limits = section.resources.get_or_insert_with(Resources::default);
     if let Some(wanted) = &asked.resources {
-        resources::apply(wanted, limits, host, input.options.tolerate_missing_hugetlb_controller)?;
+        resources::apply(wanted, limits, host, input.options.tolerates_missing_hugetlb())?;
     }
     add_devices(input, context, section);
+    classes::apply(&input.gathered.classes, section);
     Ok(())
 }
 
@@ -204,6 +214,8 @@ fn add_devices(input: &ContainerInput<'_>, context: &LinuxContainerSecurityConte
     limits.devices.extend(asked.iter().map(HostDevice::rule));
     if context.privileged && !input.handler.privileged_without_host_devices {
         section.devices.extend(input.gathered.host_devices.iter().map(|device| device.node(None)));
+        limits.devices = vec![devices::allow_all()];
+    } else if context.privileged && input.handler.all_devices_allowed {
         limits.devices = vec![devices::allow_all()];
     }
 }

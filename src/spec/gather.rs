@@ -1,12 +1,15 @@
 //! Reads from the host what the translation needs, before it runs.
 
+pub mod classes;
+
 use std::collections::HashSet;
 use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
+use super::classes::Classes;
 use super::devices::check_permissions;
 use super::security::{self, Profile};
-use super::{Features, Host, HostDevice, HostMount, ImageConfig, LocalProfile, paths};
+use super::{Edits, Features, Host, HostDevice, HostMount, ImageConfig, LocalProfile, paths};
 use crate::config::file::ContainerSection;
 use crate::error::{Context, Result, invalid};
 use crate::proto::cri::{ContainerConfig, LinuxContainerSecurityContext, Mount, MountPropagation};
@@ -36,6 +39,10 @@ pub struct Gathered {
     pub host_devices: Vec<HostDevice>,
     /// The seccomp profile of the node.
     pub seccomp: Option<LocalProfile>,
+    /// What the CDI devices change; gathered by [`crate::cdi`].
+    pub edits: Edits,
+    /// Its classes; gathered by [`classes`].
+    pub classes: Classes,
 }
 
 /// What was made on the host for a container before.
@@ -66,6 +73,9 @@ pub fn host(restrict_oom_score_adj: bool) -> Host {
         selinux: exists("/sys/fs/selinux/enforce"),
         kernel: kernel_version(&release.release().to_string_lossy()),
         hostname: release.nodename().to_string_lossy().into_owned(),
+        user_namespaces: exists("/proc/self/ns/user")
+            && std::fs::read_to_string("/proc/sys/user/max_user_namespaces")
+                .is_ok_and(|text| text.trim() != "0"),
         swap_controller: if cgroup_v2 {
             swap_on_v2()
         } else {
@@ -107,20 +117,26 @@ pub fn apparmor_profiles() -> Vec<String> {
     text.lines().filter_map(|line| line.rsplit_once(" (").map(|(name, _)| name.to_owned())).collect()
 }
 
-/// Reads what `binary features` of an OCI runtime says (SVC-20).
+/// Reads what `binary features` of an OCI runtime says (SVC-18, SVC-20), and leaves out
+/// what the kernel cannot do.
 ///
 /// # Errors
 /// When it does not know the sub-command or prints no JSON.
-pub fn parse_features(json: &[u8], kernel: (u32, u32)) -> Result<Features> {
+pub fn parse_features(json: &[u8], host: &Host) -> Result<Features> {
     let value: serde_json::Value =
         serde_json::from_slice(json).map_err(|error| invalid(format!("features: {error}")))?;
     let has = |list: &serde_json::Value, name: &str| {
         list.as_array().is_some_and(|list| list.iter().any(|item| item == name))
     };
+    // Both came with mount_setattr(2).
+    let can_change_mounts = host.kernel >= (5, 12);
+    let id_mapped_mounts = value["linux"]["mountExtensions"]["idmap"]["enabled"] == true && can_change_mounts;
     Ok(Features {
-        recursive_read_only: has(&value["mountOptions"], "rro") && kernel >= (5, 12),
+        recursive_read_only: has(&value["mountOptions"], "rro") && can_change_mounts,
+        id_mapped_mounts,
         user_namespaces: has(&value["linux"]["namespaces"], "user")
-            && value["linux"]["mountExtensions"]["idmap"]["enabled"] == true,
+            && id_mapped_mounts
+            && host.user_namespaces,
     })
 }
 
@@ -134,10 +150,7 @@ pub fn seccomp_profile(
     options: &ContainerSection,
 ) -> Result<Profile> {
     let profile = security::seccomp_profile(context.seccomp.as_ref(), text, context.privileged)?;
-    Ok(match profile {
-        Profile::Unset if options.unset_seccomp_profile == "RuntimeDefault" => Profile::Default,
-        other => other,
-    })
+    Ok(profile.or_unset(&options.unset_seccomp_profile))
 }
 
 /// Reads the facts of one container. May hang on a dead network mount: call it on a
@@ -364,13 +377,21 @@ mod tests {
         );
     }
 
+    /// SVC-18.
     #[test]
     fn features_are_read_from_runc() {
+        let host = |kernel, user_namespaces| Host { kernel, user_namespaces, ..Host::default() };
+        let new = host((6, 1), true);
         let json = br#"{"mountOptions":["ro","rro"],"linux":{"namespaces":["user"],"mountExtensions":{"idmap":{"enabled":true}}}}"#;
-        let all = Features { recursive_read_only: true, user_namespaces: true };
-        assert_eq!(parse_features(json, (6, 1)), Ok(all));
-        assert_eq!(parse_features(json, (5, 11)).map(|features| features.recursive_read_only), Ok(false));
-        assert_eq!(parse_features(b"{}", (6, 1)), Ok(Features::default()));
-        assert!(parse_features(b"unknown command", (6, 1)).is_err());
+        let all = Features { recursive_read_only: true, id_mapped_mounts: true, user_namespaces: true };
+        assert_eq!(parse_features(json, &new), Ok(all));
+        assert_eq!(parse_features(json, &host((5, 11), true)), Ok(Features::default()));
+        let none = Features { user_namespaces: false, ..all };
+        assert_eq!(parse_features(json, &host((6, 1), false)), Ok(none));
+        let old = br#"{"mountOptions":["rro"],"linux":{"namespaces":["user"]}}"#;
+        let old = parse_features(old, &new).expect("features");
+        assert!(old.recursive_read_only && !old.user_namespaces && !old.id_mapped_mounts);
+        assert_eq!(parse_features(b"{}", &new), Ok(Features::default()));
+        assert!(parse_features(b"unknown command", &new).is_err());
     }
 }

@@ -5,9 +5,11 @@
 
 mod accounts;
 pub mod annotations;
+pub mod classes;
 mod container;
 mod defaults;
 pub mod devices;
+pub mod edits;
 pub mod gather;
 mod image;
 pub mod mounts;
@@ -25,13 +27,14 @@ pub use accounts::Accounts;
 pub use container::{ContainerInput, container};
 pub use defaults::base;
 pub use devices::HostDevice;
+pub use edits::Edits;
 pub use image::ImageConfig;
 pub use mounts::{HostMount, PodFiles};
 pub use namespaces::Modes;
 pub use oci::Spec;
 pub use pause::{PauseInput, pause, pause_seccomp, sysctls_need_network};
 
-use crate::error::{Error, Result, precondition};
+use crate::error::{Result, precondition};
 use crate::proto::cri::{ContainerConfig, NamespaceMode};
 
 /// Facts of the host that do not change while the server runs.
@@ -53,6 +56,8 @@ pub struct Host {
     pub kernel: (u32, u32),
     /// The node's name.
     pub hostname: String,
+    /// User namespaces can be made.
+    pub user_namespaces: bool,
     /// Memory and swap can be limited together.
     pub swap_controller: bool,
     /// Options of the mounted cgroup v2 that must be repeated where it is mounted again.
@@ -76,7 +81,9 @@ impl Host {
 pub struct Features {
     /// Mount option `rro`.
     pub recursive_read_only: bool,
-    /// User namespaces with id-mapped mounts.
+    /// Mounts with id mappings.
+    pub id_mapped_mounts: bool,
+    /// User namespaces, with id-mapped mounts.
     pub user_namespaces: bool,
 }
 
@@ -102,23 +109,6 @@ pub fn parse(json: &[u8], id: &str) -> Result<Spec> {
 #[must_use]
 pub fn to_json(spec: &Spec) -> Vec<u8> {
     serde_json::to_vec(spec).expect("a spec has text keys only")
-}
-
-/// Refuses what a pod or container asks for that is not built and must not be ignored.
-///
-/// # Errors
-/// Unimplemented, naming the field.
-pub fn refuse_unbuilt(config: &ContainerConfig) -> Result<()> {
-    let unbuilt =
-        |what: &str| Err(Error::new(crate::error::Kind::Unimplemented, format!("{what} are not served yet")));
-    if !config.cdi_devices.is_empty() || config.annotations.keys().any(|key| key.starts_with("cdi.k8s.io/")) {
-        return unbuilt("CDI devices");
-    }
-    let classes = ["blockio.resources.beta.kubernetes.io/", "rdt.resources.beta.kubernetes.io/"];
-    if config.annotations.keys().any(|key| classes.iter().any(|class| key.starts_with(class))) {
-        return unbuilt("block I/O and RDT classes");
-    }
-    Ok(())
 }
 
 /// Whether a container joins another's pid namespace, and whose.

@@ -10,21 +10,26 @@
 //! | `readonly`, `recursive_read_only` | `ro`, `rro` | OCI-32 |
 //! | – | the pod's hostname, hosts, resolv.conf and shm where no mount has their target | OCI-36 |
 //! | `image`, `image_sub_path` | a bind mount of where the image is mounted, which is gathered; read-only and private alone | OCI-37, OCI-38 |
-//! | id mappings, mount options, SELinux relabel | refused until they are built | |
+//! | `uid_mappings`, `gid_mappings` | `uidMappings`, `gidMappings` of the bind mount; an image is mounted with them before | OCI-34 |
+//! | – | in a user namespace with the host's network, `/sys` is the host's | SBX-28 |
+//! | mount options, SELinux relabel | refused until they are built | |
 
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 
-use super::oci::Mount;
+use super::namespaces;
+use super::oci::{IdMapping, Mount};
 use super::paths::{clean, depth};
 use super::{Features, Host};
-use crate::error::{Error, Kind, Result, invalid, precondition, unimplemented};
+use crate::error::{Context, Error, Kind, Result, invalid, precondition, unimplemented};
 use crate::proto::cri::{self, MountPropagation};
+use crate::sys::userns::IdMap;
 
 /// What the kubelet looks for at the beginning of a message (ERR-09).
 pub const IMAGE_VOLUME_FAILED: &str = "ImageVolumeMountFailed";
 /// The same, of recursive read-only mounts.
 pub const RRO_UNSUPPORTED: &str = "RROUnsupported";
+const NO_ID_MAPPED_MOUNTS: &str = "the runtime handler has no id-mapped mounts";
 const SHM: &str = "/dev/shm";
 
 /// A CRI mount's source on the host, as gathered.
@@ -74,6 +79,8 @@ pub struct Request<'a> {
     pub own_cgroup_namespace: bool,
     /// What the handler's runtime can.
     pub features: Features,
+    /// `/sys` is the host's.
+    pub host_sys: bool,
     /// The host.
     pub host: &'a Host,
 }
@@ -111,13 +118,24 @@ pub(super) fn make_writable(mounts: &mut [Mount], kind: &str) {
     options.filter(|option| *option == "ro").for_each(|option| "rw".clone_into(option));
 }
 
+/// Puts the host's `/sys` in place of one of the container's own (SBX-28): all of it, and
+/// read-only also for privileged containers.
+fn use_host_sys(list: &mut [Mount]) {
+    for given in list.iter_mut().filter(|given| given.destination == "/sys") {
+        *given = mount("/sys", "bind", "/sys", &["rbind", "rro", "nosuid", "nodev", "noexec"]);
+    }
+}
+
 /// The mounts of a pause container: the defaults, the pod's shm and resolv.conf.
 #[must_use]
-pub fn of_pause(privileged: bool, shm: &Path, resolv_conf: &Path) -> Vec<Mount> {
+pub fn of_pause(privileged: bool, host_sys: bool, shm: &Path, resolv_conf: &Path) -> Vec<Mount> {
     let mut list = defaults();
     list.retain(|mount| mount.destination != SHM);
     if privileged {
         make_writable(&mut list, "sysfs");
+    }
+    if host_sys {
+        use_host_sys(&mut list);
     }
     // The flags are needed in user namespaces and do no harm elsewhere.
     let options = ["rbind", "ro", "nosuid", "nodev", "noexec"];
@@ -164,6 +182,9 @@ pub fn of_container(request: Request<'_>, start: Vec<Mount>, root: &mut String) 
     if request.privileged {
         make_writable(&mut list, "sysfs");
         make_writable(&mut list, "cgroup");
+    }
+    if request.host_sys {
+        use_host_sys(&mut list);
     }
     list.extend(binds);
     Ok(list)
@@ -229,16 +250,61 @@ fn bind(given: &cri::Mount, host: &HostMount, features: Features, root: &mut Str
         }
         (true, true) => "rro",
     };
-    Ok(mount(&given.container_path, "bind", &source, &["rbind", propagation, access]))
+    let mut bind = mount(&given.container_path, "bind", &source, &["rbind", propagation, access]);
+    // An image has been mounted with them.
+    if given.image.is_none() && has_mappings(given) {
+        if !features.id_mapped_mounts {
+            return Err(precondition(format!("mount {source:?}: {NO_ID_MAPPED_MOUNTS}")));
+        }
+        bind.uid_mappings = mappings(&given.uid_mappings);
+        bind.gid_mappings = mappings(&given.gid_mappings);
+    }
+    Ok(bind)
+}
+
+fn has_mappings(given: &cri::Mount) -> bool {
+    !given.uid_mappings.is_empty() || !given.gid_mappings.is_empty()
+}
+
+fn mappings(list: &[cri::IdMapping]) -> Vec<IdMapping> {
+    let of = |one: &cri::IdMapping| IdMapping {
+        container_id: one.container_id,
+        host_id: one.host_id,
+        size: one.length,
+    };
+    list.iter().map(of).collect()
+}
+
+/// Refuses id mappings of a mount that cannot be meant, or not be made (OCI-34).
+fn check_mappings(given: &cri::Mount, features: Features) -> Result<()> {
+    if !has_mappings(given) {
+        return Ok(());
+    }
+    if given.image.is_some() {
+        return namespaces::maps(&given.uid_mappings, &given.gid_mappings).map(drop);
+    }
+    for (what, list) in [("uid_mappings", &given.uid_mappings), ("gid_mappings", &given.gid_mappings)] {
+        if list.is_empty() {
+            return Err(invalid(format!("{what} are missing: a mount is mapped by both or by neither")));
+        }
+        for one in list {
+            IdMap::new(one.container_id, one.host_id, one.length).context(|| what)?;
+        }
+    }
+    if !features.id_mapped_mounts {
+        return Err(precondition(NO_ID_MAPPED_MOUNTS));
+    }
+    Ok(())
 }
 
 /// Refuses what a mount asks for that is not built or contradicts itself, before anything
 /// is made.
 ///
 /// # Errors
-/// InvalidArgument for mounts without a target or source, and for image volumes that are
-/// more than read-only and private; Unimplemented.
-pub fn check(mounts: &[cri::Mount], mut is_selinux: impl FnMut() -> bool) -> Result<()> {
+/// InvalidArgument for mounts without a target or source, for image volumes that are more
+/// than read-only and private, and for id mappings that are none; FailedPrecondition for id
+/// mappings where the runtime has none; Unimplemented.
+pub fn check(mounts: &[cri::Mount], features: Features, mut is_selinux: impl FnMut() -> bool) -> Result<()> {
     for given in mounts {
         let target = given.container_path.as_str();
         if target.is_empty() {
@@ -250,9 +316,7 @@ pub fn check(mounts: &[cri::Mount], mut is_selinux: impl FnMut() -> bool) -> Res
         }
         let unbuilt =
             |what: &str| unimplemented(format!("{word}{what} are not served yet (mount at {target:?})"));
-        if !given.uid_mappings.is_empty() || !given.gid_mappings.is_empty() {
-            return Err(unbuilt("id-mapped mounts"));
-        }
+        check_mappings(given, features).context(|| format!("{word}mount at {target:?}"))?;
         if !given.mount_options.is_empty() {
             return Err(unbuilt("mount options"));
         }
@@ -314,6 +378,7 @@ mod tests {
             cgroup_writable: false,
             own_cgroup_namespace: false,
             features,
+            host_sys: false,
             host: &Host { cgroup_mount_options: vec!["nsdelegate".into()], ..Host::default() },
         };
         let mut root = String::new();
@@ -362,6 +427,7 @@ mod tests {
             cgroup_writable: false,
             own_cgroup_namespace: true,
             features: Features::default(),
+            host_sys: false,
             host: &Host { cgroup_mount_options: vec!["nsdelegate".into()], ..Host::default() },
         };
         let list = of_container(request, defaults(), &mut root).expect("valid");
@@ -435,15 +501,81 @@ mod tests {
             cri::Mount { host_path: "relative".into(), ..given("/a") },
             cri::Mount { host_path: String::new(), ..given("/a") },
             cri::Mount { image_sub_path: "sub".into(), ..given("/a") },
-            cri::Mount { uid_mappings: vec![cri::IdMapping::default()], ..given("/a") },
             cri::Mount { mount_options: vec!["noexec".into()], ..given("/a") },
         ];
         for mount in bad {
-            assert!(check(std::slice::from_ref(&mount), || false).is_err(), "{mount:?}");
+            assert!(check(std::slice::from_ref(&mount), Features::default(), || false).is_err(), "{mount:?}");
         }
         let relabel = cri::Mount { selinux_relabel: true, ..given("/a") };
-        assert!(check(std::slice::from_ref(&relabel), || false).is_ok());
-        assert!(check(&[relabel], || true).is_err());
+        assert!(check(std::slice::from_ref(&relabel), Features::default(), || false).is_ok());
+        assert!(check(&[relabel], Features::default(), || true).is_err());
+    }
+
+    const MAPPING: cri::IdMapping = cri::IdMapping { host_id: 100_000, container_id: 0, length: 65536 };
+
+    /// OCI-34.
+    #[test]
+    fn id_mappings_become_those_of_the_bind_mount_or_are_refused() {
+        let able = Features { id_mapped_mounts: true, ..Features::default() };
+        let mapped =
+            cri::Mount { uid_mappings: vec![MAPPING], gid_mappings: vec![MAPPING; 2], ..given("/a") };
+        check(std::slice::from_ref(&mapped), able, || false).expect("nothing is wrong with it");
+        let (list, _) = of(std::slice::from_ref(&mapped), HostMount::default(), able).expect("valid");
+        let mount = list.iter().find(|mount| mount.destination == "/a").expect("it is there");
+        let json = serde_json::to_value(mount).expect("JSON");
+        assert_eq!(
+            json["uidMappings"],
+            serde_json::json!([{"containerID": 0, "hostID": 100_000, "size": 65536}])
+        );
+        assert_eq!(json["gidMappings"].as_array().map(Vec::len), Some(2));
+        assert_eq!(mount.options, ["rbind", "rprivate", "rw"]);
+        assert!(list.iter().filter(|mount| !mount.uid_mappings.is_empty()).count() == 1, "OCI-36");
+
+        let kind = |mount: &cri::Mount, features| {
+            check(std::slice::from_ref(mount), features, || false).map_err(|error| error.kind()).err()
+        };
+        assert_eq!(kind(&mapped, Features::default()), Some(Kind::FailedPrecondition));
+        let empty = cri::IdMapping { length: 0, ..MAPPING };
+        for wrong in [
+            cri::Mount { uid_mappings: vec![], ..mapped.clone() },
+            cri::Mount { gid_mappings: vec![], ..mapped.clone() },
+            cri::Mount { gid_mappings: vec![MAPPING, empty], ..mapped.clone() },
+        ] {
+            assert_eq!(kind(&wrong, able), Some(Kind::InvalidArgument), "{wrong:?}");
+        }
+    }
+
+    /// SBX-28.
+    #[test]
+    fn the_hosts_sys_takes_the_place_of_a_fresh_one_unless_a_mount_has_it() {
+        let list = of_pause(true, true, Path::new("/shm"), Path::new("/resolv.conf"));
+        let sys: Vec<_> = list.iter().filter(|mount| mount.destination == "/sys").collect();
+        assert_eq!(sys.len(), 1);
+        assert_eq!((sys[0].kind.as_str(), sys[0].source.as_str()), ("bind", "/sys"));
+        assert_eq!(sys[0].options, ["rbind", "rro", "nosuid", "nodev", "noexec"]);
+        let ask = |mounts: &[cri::Mount]| {
+            let gathered = vec![HostMount { source: "/host".into(), ..HostMount::default() }; mounts.len()];
+            let request = Request {
+                mounts,
+                gathered: &gathered,
+                volumes: &[],
+                files: &PodFiles::default(),
+                readonly_rootfs: false,
+                privileged: false,
+                cgroup_writable: false,
+                own_cgroup_namespace: true,
+                features: Features::default(),
+                host_sys: true,
+                host: &Host::default(),
+            };
+            let list = of_container(request, defaults(), &mut String::new()).expect("valid");
+            let sys = list.into_iter().filter(|mount| mount.destination.starts_with("/sys"));
+            sys.map(|mount| (mount.destination, mount.source)).collect::<Vec<_>>()
+        };
+        let pair = |a: &str, b: &str| (a.to_owned(), b.to_owned());
+        let cgroup = pair("/sys/fs/cgroup", "cgroup");
+        assert_eq!(ask(&[]), [pair("/sys", "/sys"), cgroup.clone()]);
+        assert_eq!(ask(&[given("/sys")]), [cgroup, pair("/sys", "/host")]);
     }
 
     /// OCI-37, ERR-09, ERR-13.
@@ -456,7 +588,7 @@ mod tests {
             readonly: true,
             ..Default::default()
         };
-        check(std::slice::from_ref(&good), || false).expect("nothing is wrong with it");
+        check(std::slice::from_ref(&good), Features::default(), || false).expect("nothing is wrong with it");
         let shared = MountPropagation::PropagationBidirectional as i32;
         let bad = [
             cri::Mount { host_path: "/host".into(), ..good.clone() },
@@ -466,13 +598,15 @@ mod tests {
             cri::Mount { image: Some(cri::ImageSpec::default()), ..good.clone() },
         ];
         for mount in bad {
-            let error = check(std::slice::from_ref(&mount), || false).expect_err("wrong");
+            let error =
+                check(std::slice::from_ref(&mount), Features::default(), || false).expect_err("wrong");
             assert_eq!(error.kind(), Kind::InvalidArgument, "{error}");
             assert!(error.message().starts_with("ImageVolumeMountFailed: mount at \"/a\": "), "{error}");
         }
-        let mapped = cri::Mount { uid_mappings: vec![cri::IdMapping::default()], ..good.clone() };
-        let error = check(&[mapped], || false).expect_err("not built");
-        assert_eq!(error.kind(), Kind::Unimplemented);
+        let two = vec![MAPPING; 2];
+        let mapped = cri::Mount { uid_mappings: two.clone(), gid_mappings: two, ..good.clone() };
+        let error = check(&[mapped], Features::default(), || false).expect_err("one is possible");
+        assert_eq!(error.kind(), Kind::InvalidArgument);
         assert!(error.message().starts_with("ImageVolumeMountFailed: "), "{error}");
 
         let host = HostMount { source: "/state/image/sub".into(), ..HostMount::default() };

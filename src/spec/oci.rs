@@ -8,6 +8,8 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use std::collections::BTreeMap;
 
+use crate::sys::userns::{IdMap, IdMaps};
+
 /// The version of the runtime spec that is written: what runc 1.0 and later accept.
 pub const OCI_VERSION: &str = "1.0.2";
 
@@ -110,6 +112,10 @@ pub struct Mount {
     pub source: String,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub options: Vec<String>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub uid_mappings: Vec<IdMapping>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub gid_mappings: Vec<IdMapping>,
     #[serde(flatten)]
     pub extra: Map<String, Value>,
 }
@@ -119,6 +125,10 @@ pub struct Mount {
 #[serde(rename_all = "camelCase", default)]
 #[allow(missing_docs)]
 pub struct Linux {
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub uid_mappings: Vec<IdMapping>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub gid_mappings: Vec<IdMapping>,
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub sysctl: BTreeMap<String, String>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -139,6 +149,33 @@ pub struct Linux {
     pub readonly_paths: Vec<String>,
     #[serde(flatten)]
     pub extra: Map<String, Value>,
+}
+
+impl Linux {
+    /// Sets the mappings of the user namespace, where there is one.
+    pub fn map_ids(&mut self, maps: Option<IdMaps>) {
+        if let Some(IdMaps { uids, gids }) = maps {
+            self.uid_mappings = vec![uids.into()];
+            self.gid_mappings = vec![gids.into()];
+        }
+    }
+}
+
+/// Ids of a user namespace and the host's that they stand for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[allow(missing_docs)]
+pub struct IdMapping {
+    #[serde(rename = "containerID")]
+    pub container_id: u32,
+    #[serde(rename = "hostID")]
+    pub host_id: u32,
+    pub size: u32,
+}
+
+impl From<IdMap> for IdMapping {
+    fn from(IdMap { container_id, host_id, length }: IdMap) -> IdMapping {
+        IdMapping { container_id, host_id, size: length }
+    }
 }
 
 /// A namespace: a new one, or the one at `path`.

@@ -7,6 +7,7 @@
 //! | `seccomp` | `linux.seccomp` | SBX-10 |
 //! | `hostname` | `hostname`; refused where the network is the host's | SBX-16 |
 //! | `sysctls` | `linux.sysctl`, with two of the configuration's | SBX-30, SBX-31 |
+//! | `userns_options` | `linux.uidMappings`, `gidMappings`; no `ping_group_range` | SBX-25, SBX-31 |
 //! | `cgroup_parent` | `linux.cgroupsPath` | SBX-32 |
 //! | – | the rest as containerd's default spec has it | |
 
@@ -34,6 +35,8 @@ pub struct PauseInput<'a> {
     pub pod: &'a PodSandboxConfig,
     /// The pinned network namespace; none with host network.
     pub netns: Option<&'a Path>,
+    /// The pinned user namespace that owns it; none without, and with host network.
+    pub user_namespace: Option<&'a Path>,
     /// The pause image's config and name.
     pub image: (&'a ImageConfig, &'a str),
     /// Users of the pause image.
@@ -50,6 +53,8 @@ pub struct PauseInput<'a> {
     pub seccomp: Option<&'a LocalProfile>,
     /// `sandbox.unprivileged_ports`, `sandbox.unprivileged_icmp`
     pub unprivileged: (bool, bool),
+    /// `container.unset_seccomp_profile`
+    pub unset_seccomp: &'a str,
 }
 
 /// CPU shares of a pause container (SBX-09).
@@ -66,7 +71,7 @@ pub fn pause(input: &PauseInput<'_>) -> Result<Spec> {
     let empty = LinuxSandboxSecurityContext::default();
     let linux = pod.linux.clone().unwrap_or_default();
     let context = linux.security_context.as_ref().unwrap_or(&empty);
-    let modes = Modes::of(context.namespace_options.as_ref())?;
+    let modes = Modes::of_pod(pod)?;
     let (image, image_name) = input.image;
     // A pause container runs nothing of its image's users: their groups are not asked for.
     let user = user::resolve(
@@ -82,6 +87,7 @@ pub fn pause(input: &PauseInput<'_>) -> Result<Spec> {
         User::default(),
     )
     .context(|| "pod sandbox")?;
+    user::require_mapped(&user, modes.user).context(|| "pod sandbox")?;
     let hostname = pod.hostname.clone();
     if modes.host_network() && !hostname.is_empty() {
         return Err(invalid(format!("the hostname {hostname:?} is given to a pod with the host's network")));
@@ -93,7 +99,7 @@ pub fn pause(input: &PauseInput<'_>) -> Result<Spec> {
     });
     let process = spec.process.get_or_insert_default();
     let bounding = process.capabilities.clone().unwrap_or_default().bounding;
-    let profile = pause_seccomp(pod)?;
+    let profile = pause_seccomp(pod, input.unset_seccomp)?;
     let seccomp = security::seccomp(&profile, context.privileged, &bounding, input.seccomp, host)?;
     process.args = process::args(&[], &[], image).map_err(|error| error.context("pause image"))?;
     process.env = process::overlay(Vec::new(), image.env.clone());
@@ -103,13 +109,20 @@ pub fn pause(input: &PauseInput<'_>) -> Result<Spec> {
     process.oom_score_adj = Some(resources::oom_score_adj(PAUSE_OOM_SCORE_ADJ, host)?);
     spec.root = Some(Root { path: "rootfs".into(), readonly: true });
     spec.hostname = hostname;
-    spec.mounts = mounts::of_pause(context.privileged, &input.files.shm, &input.files.resolv_conf);
+    spec.mounts =
+        mounts::of_pause(context.privileged, modes.host_sys(), &input.files.shm, &input.files.resolv_conf);
     spec.annotations = annotations::of_pod_resources(pod);
     spec.annotations.extend(annotations::passed(&pod.annotations, &handler.pod_annotations));
     spec.annotations.extend(annotations::of_pause(input.id, pod, image_name));
 
     let section = spec.linux.get_or_insert_with(Linux::default);
-    section.namespaces = namespaces::of_pause(std::mem::take(&mut section.namespaces), modes, input.netns);
+    section.namespaces = namespaces::of_pause(
+        std::mem::take(&mut section.namespaces),
+        modes,
+        input.netns,
+        input.user_namespace,
+    );
+    section.map_ids(modes.user);
     section.sysctl = sysctls(&linux.sysctls, modes, input.unprivileged);
     section.seccomp = seccomp;
     let limits = section.resources.get_or_insert_with(Resources::default);
@@ -128,16 +141,18 @@ fn pause_policy(context: &LinuxSandboxSecurityContext) -> Result<i32> {
     Ok(SupplementalGroupsPolicy::Strict as i32)
 }
 
-/// The seccomp profile that a pod sandbox asks for (SBX-10).
+/// The seccomp profile that a pod sandbox asks for, the configured one where it asks for
+/// none (SBX-10).
 ///
 /// # Errors
 /// InvalidArgument for a profile of no known form.
-pub fn pause_seccomp(pod: &PodSandboxConfig) -> Result<security::Profile> {
+pub fn pause_seccomp(pod: &PodSandboxConfig, unset: &str) -> Result<security::Profile> {
     let context = pod.linux.as_ref().and_then(|linux| linux.security_context.as_ref());
-    context.map_or(Ok(security::Profile::Unset), |context| {
+    let profile = context.map_or(Ok(security::Profile::Unset), |context| {
         let (given, text) = (context.seccomp.as_ref(), text_profile_of(context));
         security::seccomp_profile(given, text, context.privileged)
-    })
+    });
+    Ok(profile?.or_unset(unset))
 }
 
 #[allow(deprecated)] // older kubelets still send the text form (OCI-19)
@@ -156,7 +171,8 @@ fn sysctls(
         if ports {
             all.entry("net.ipv4.ip_unprivileged_port_start".into()).or_insert_with(|| "0".into());
         }
-        if icmp {
+        // The range has groups that a user namespace does not map.
+        if icmp && modes.user.is_none() {
             all.entry("net.ipv4.ping_group_range".into()).or_insert_with(|| "0 2147483647".into());
         }
     }

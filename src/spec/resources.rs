@@ -211,6 +211,31 @@ mod tests {
         assert_eq!(error.message(), "cpu_shares -3 is negative");
     }
 
+    /// As if the host had no controller, and without a word (OCI-43).
+    #[test]
+    fn huge_page_limits_can_be_switched_off() {
+        let asked = LinuxContainerResources {
+            hugepage_limits: vec![crate::proto::cri::HugepageLimit {
+                page_size: "2MB".into(),
+                limit: 1 << 21,
+            }],
+            ..Default::default()
+        };
+        let limits = |controller: bool, tolerate: bool| {
+            let host = Host { hugetlb_controller: controller, ..Host::default() };
+            let mut to = Resources::default();
+            apply(&asked, &mut to, &host, tolerate).map(|()| to.hugepage_limits.len())
+        };
+        let off = crate::config::file::ContainerSection {
+            tolerate_missing_hugetlb_controller: false,
+            disable_hugetlb_controller: true,
+            ..Default::default()
+        };
+        assert_eq!(limits(true, off.tolerates_missing_hugetlb()), Ok(1));
+        assert_eq!(limits(false, off.tolerates_missing_hugetlb()), Ok(0));
+        assert!(limits(false, false).is_err());
+    }
+
     #[test]
     fn oom_scores_are_kept_above_the_servers_own_where_restricted() {
         let free = Host { oom_score_adj: 100, ..Host::default() };

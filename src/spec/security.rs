@@ -162,6 +162,18 @@ pub enum Profile {
     Localhost(String),
 }
 
+impl Profile {
+    /// This one, or where there is none the one of `container.unset_seccomp_profile`.
+    #[must_use]
+    pub fn or_unset(self, configured: &str) -> Profile {
+        match (self, configured.strip_prefix("localhost/")) {
+            (Profile::Unset, Some(path)) => Profile::Localhost(path.to_owned()),
+            (Profile::Unset, None) if configured == "RuntimeDefault" => Profile::Default,
+            (other, _) => other,
+        }
+    }
+}
+
 /// The profile of a security profile message, or of the text field that it replaced.
 ///
 /// # Errors

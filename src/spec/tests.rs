@@ -1,5 +1,7 @@
 //! The translation against what real built-in plugins recorded: same request, same spec.
 
+mod options;
+
 use std::path::Path;
 
 use super::*;
@@ -81,6 +83,7 @@ fn a_pause_container_is_what_the_plugin_makes() {
     let ours = pause(&PauseInput {
         id: &metadata.id,
         pod: &metadata.config,
+        user_namespace: None,
         netns: Some(Path::new(&metadata.netns_path)),
         image: (&image, "registry.k8s.io/pause:3.10"),
         accounts: &Accounts::default(),
@@ -90,6 +93,7 @@ fn a_pause_container_is_what_the_plugin_makes() {
         files: &files,
         seccomp: None,
         unprivileged: (true, true),
+        unset_seccomp: "",
     })
     .expect("a spec");
     assert_same(&ours, &theirs);

@@ -6,6 +6,7 @@
 //! | a name | looked up in the image's passwd; not there: an error | OCI-05 |
 //! | a number | its primary group from passwd when listed, else 0; with a group, passwd is not asked | OCI-05 |
 //! | `supplemental_groups`, policy Merge | `additionalGids`: primary, groups of the user in the image, CRI groups | OCI-07 |
+//! | – | in a user namespace all of them must be mapped | SBX-25 |
 //! | `supplemental_groups`, policy Strict | `additionalGids`: primary where a user is given, CRI groups | OCI-07 |
 //!
 //! Groups are sorted, each once.
@@ -16,6 +17,7 @@ use super::oci::User;
 use super::{Accounts, ImageConfig};
 use crate::error::{Result, invalid};
 use crate::proto::cri::{Int64Value, SupplementalGroupsPolicy};
+use crate::sys::userns::IdMaps;
 
 /// The largest uid and gid: what runc takes.
 const ID_MAX: i64 = i32::MAX as i64;
@@ -82,6 +84,22 @@ pub fn resolve(
     }
     user.additional_gids = gids.into_iter().collect();
     Ok(user)
+}
+
+/// Refuses a user or group that the user namespace does not have, if there is one.
+///
+/// # Errors
+/// InvalidArgument, naming the id.
+pub fn require_mapped(user: &User, maps: Option<IdMaps>) -> Result<()> {
+    let Some(IdMaps { uids, gids }) = maps else { return Ok(()) };
+    let gid = std::iter::once(&user.gid).chain(&user.additional_gids);
+    let groups = gid.map(|gid| ("group", *gid, gids));
+    for (what, id, map) in std::iter::once(("user", user.uid, uids)).chain(groups) {
+        if map.to_host(id).is_none() {
+            return Err(invalid(format!("{what} {id} is not mapped in the pod's user namespace ({map})")));
+        }
+    }
+    Ok(())
 }
 
 /// Uid and gid of `uid`, `name`, `uid:gid`, `name:group` and the two mixed forms.
@@ -199,6 +217,20 @@ mod tests {
         ] {
             assert_eq!(shown(request, image_user), want, "{request:?} {image_user:?}");
         }
+    }
+
+    #[test]
+    fn a_user_namespace_must_have_the_user_and_its_groups() {
+        let map = crate::sys::userns::IdMap::new(0, 100_000, 50).expect("a mapping");
+        let maps = Some(IdMaps { uids: map, gids: map });
+        let user = |uid, gid, additional_gids| User { uid, gid, additional_gids, ..User::default() };
+        let text = |user: User| require_mapped(&user, maps).map_err(|error| error.to_string()).err();
+        assert_eq!(text(user(49, 0, vec![0, 49])), None);
+        let of = |text: &str| Some(format!("{text} is not mapped in the pod's user namespace (0:100000:50)"));
+        assert_eq!(text(user(50, 0, vec![])), of("user 50"));
+        assert_eq!(text(user(0, 51, vec![])), of("group 51"));
+        assert_eq!(text(user(0, 0, vec![0, 52])), of("group 52"));
+        assert_eq!(require_mapped(&user(50, 51, vec![52]), None), Ok(()));
     }
 
     #[test]

@@ -73,6 +73,12 @@ impl Paths {
         self.state.join("sandboxes").join(id.as_str())
     }
 
+    /// The pinned user namespace of a pod that has one and a network.
+    #[must_use]
+    pub fn pod_user_namespace(&self, id: &PodId) -> PathBuf {
+        self.pod_state(id).join("pinned-namespaces/user")
+    }
+
     /// Status and volumes of a container.
     #[must_use]
     pub fn container_root(&self, id: &ContainerId) -> PathBuf {

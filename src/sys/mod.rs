@@ -3,10 +3,13 @@
 
 pub mod beneath;
 pub mod copy;
+pub mod idmap;
 pub mod inotify;
 pub mod mount;
 pub mod mountinfo;
 pub mod netns;
+pub mod owners;
 pub mod process;
 pub mod signal;
 pub mod socket;
+pub mod userns;

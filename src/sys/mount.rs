@@ -349,7 +349,7 @@ fn overlay_relative(mount: &Mount, data: &[String]) -> Result<(String, Option<Pa
 }
 
 /// The longest folder, with the slash at its end, that all `paths` are below.
-fn common_folder<'a>(mut paths: impl Iterator<Item = &'a str>) -> Option<String> {
+pub(super) fn common_folder<'a>(mut paths: impl Iterator<Item = &'a str>) -> Option<String> {
     let first = paths.next()?;
     let mut common = &first[..=first.get(..first.len().checked_sub(1)?)?.rfind('/')?];
     for path in paths {

@@ -16,8 +16,8 @@
 use std::ffi::c_char;
 use std::fs::File;
 use std::io::{BufRead, BufReader};
-use std::os::fd::{AsRawFd, OwnedFd};
-use std::path::Path;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use rustix::fs::{AtFlags, CWD, FlockOperation, FsWord, Mode, OFlags};
@@ -26,6 +26,7 @@ use rustix::mount::{MountPropagationFlags, UnmountFlags};
 use rustix::net::{AddressFamily, SocketFlags, SocketType};
 use rustix::thread::{LinkNameSpaceType, UnshareFlags};
 
+use super::userns::{self, IdMaps, Namespaces, Wanted};
 use crate::error::{Context, Error, Result, internal, unknown};
 
 /// The kernel's file system type of namespace files.
@@ -84,11 +85,11 @@ fn enter(path: &Path) -> Result<()> {
     let file = rustix::fs::open(path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())
         .map_err(|errno| of_path(errno, path))
         .context(|| format!("open network namespace {path:?}"))?;
-    rustix::thread::move_into_link_name_space(
-        std::os::fd::AsFd::as_fd(&file),
-        Some(LinkNameSpaceType::Network),
-    )
-    .context(|| format!("enter network namespace {path:?}"))
+    enter_opened(&file).context(|| format!("enter network namespace {path:?}"))
+}
+
+fn enter_opened(namespace: &OwnedFd) -> rustix::io::Result<()> {
+    rustix::thread::move_into_link_name_space(namespace.as_fd(), Some(LinkNameSpaceType::Network))
 }
 
 fn of_path(errno: Errno, path: &Path) -> Error {
@@ -113,13 +114,44 @@ pub fn create(path: &Path, loopback_up: bool) -> Result<()> {
     if loopback_up {
         bring_loopback_up().context(|| "bring up \"lo\" in the new network namespace")?;
     }
+    pin(Path::new("/proc/thread-self/ns/net"), path, "network namespace")
+}
+
+/// The same inside a new user namespace, which owns it and is pinned at `user_path`: so that
+/// whoever is root there may administrate the network (SBX-26). A failure leaves no pin.
+///
+/// The calling thread stays in the new network namespace: call it in [`on_own_thread`].
+///
+/// # Errors
+/// As for [`create`], and those of user namespaces.
+pub fn create_in_user_namespace(
+    path: &Path,
+    user_path: &Path,
+    maps: &IdMaps,
+    loopback_up: bool,
+) -> Result<()> {
+    let Namespaces { user, network } = userns::create(maps, Wanted::UserAndNetwork)?;
+    let network = network.ok_or_else(|| internal("a bug in longshore: there is no network namespace"))?;
+    if loopback_up {
+        enter_opened(&network).context(|| "enter the new network namespace")?;
+        bring_loopback_up().context(|| "bring up \"lo\" in the new network namespace")?;
+    }
+    let opened = |fd: &OwnedFd| PathBuf::from(format!("/proc/thread-self/fd/{}", fd.as_raw_fd()));
+    pin(&opened(&user), user_path, "user namespace")?;
+    pin(&opened(&network), path, "network namespace").inspect_err(|_| {
+        let _ = remove(user_path);
+    })
+}
+
+/// Mounts the namespace file `source` on a new file at `path`.
+fn pin(source: &Path, path: &Path, what: &str) -> Result<()> {
     let create = OFlags::RDONLY | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC | OFlags::NOFOLLOW;
     let directory = path.parent().unwrap_or(Path::new("/"));
     rustix::fs::open(path, create, Mode::from_raw_mode(0o444))
-        .context(|| format!("create the file of a network namespace in {directory:?}"))?;
-    rustix::mount::mount_bind("/proc/thread-self/ns/net", path).map_err(|errno| {
+        .context(|| format!("create the file of a {what} in {directory:?}"))?;
+    rustix::mount::mount_bind(source, path).map_err(|errno| {
         let _ = rustix::fs::unlink(path);
-        Error::from(errno).context(format!("mount a network namespace in {directory:?}"))
+        Error::from(errno).context(format!("mount a {what} in {directory:?}"))
     })
 }
 
@@ -296,6 +328,7 @@ pub(crate) mod testing {
 mod tests {
     use super::testing::on_own_host;
     use super::*;
+    use crate::sys::userns::IdMap;
 
     async fn pin(path: &Path) {
         let path = path.to_owned();
@@ -332,6 +365,40 @@ mod tests {
             remove(&path).expect("removing is idempotent");
             let gone = within(&path, || Ok(())).await.expect_err("gone");
             assert!(gone.is_not_found(), "{gone:?}");
+        });
+    }
+
+    /// SBX-26.
+    #[test]
+    fn a_network_namespace_can_belong_to_a_user_namespace() {
+        on_own_host(|| async {
+            let directory = new_directory();
+            let (path, user_path) = (directory.path().join("net"), directory.path().join("user"));
+            let map = IdMap::new(0, 1_000_000, 65536).expect("a mapping");
+            let make = |path: PathBuf, user_path: PathBuf| {
+                let maps = IdMaps { uids: map, gids: map };
+                on_own_thread(move || create_in_user_namespace(&path, &user_path, &maps, true))
+            };
+            make(path.clone(), user_path.clone()).await.expect("namespaces");
+            assert!(is_alive(&path) && is_alive(&user_path));
+            within(&path, || std::net::TcpListener::bind("127.0.0.1:0").map(drop).map_err(Error::from))
+                .await
+                .expect("lo is up");
+            let owner = std::process::Command::new("nsenter")
+                .arg(format!("--user={}", user_path.display()))
+                .arg(format!("--net={}", path.display()))
+                .args(["ip", "link", "set", "lo", "down"])
+                .status()
+                .expect("nsenter runs");
+            assert!(owner.success(), "its root administrates the network");
+            // Neither is left where the other cannot be made.
+            let other = directory.path().join("other");
+            make(path.clone(), other.clone()).await.expect_err("taken");
+            assert!(is_alive(&path) && !other.exists());
+            for path in [&path, &user_path] {
+                remove(path).expect("removed");
+                assert!(!path.exists());
+            }
         });
     }
 

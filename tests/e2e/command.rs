@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::process::{Command, Output};
 
-use crate::harness::{Node, Server, wait_until};
+use crate::harness::{LIMIT, Node, Server, patient, wait_until};
 
 fn longshore(arguments: &[&str]) -> Output {
     Command::new(env!("CARGO_BIN_EXE_longshore")).args(arguments).output().expect("longshore starts")
@@ -203,7 +203,7 @@ async fn the_service_manager_is_told_when_it_is_ready() {
     let mut told = Vec::new();
     let mut message = [0; 1000];
     for want in ["READY=1", "STOPPING=1"] {
-        let received = tokio::time::timeout(crate::harness::LIMIT, manager.recv(&mut message)).await;
+        let received = tokio::time::timeout(patient(LIMIT), manager.recv(&mut message)).await;
         let log = || std::fs::read_to_string(own("log")).unwrap_or_default();
         let length = received.unwrap_or_else(|_| panic!("no {want}:\n{}", log())).expect("a message");
         told.push(text(&message[..length]).trim().to_owned());

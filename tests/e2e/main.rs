@@ -9,6 +9,7 @@ mod harness;
 
 mod choices;
 mod command;
+mod config_import;
 mod core;
 mod faults;
 mod harness_check;
@@ -18,3 +19,5 @@ mod neighbours;
 mod pull_kills;
 mod restart;
 mod smoke;
+mod stats;
+mod user_namespaces;

@@ -15,7 +15,9 @@ mod process;
 mod sandbox;
 mod sandbox_end;
 mod sandbox_files;
+mod stats;
 mod stop;
+mod user_namespaces;
 
 use std::time::{SystemTime, UNIX_EPOCH};
 

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use longshore::proto::cri::{NamespaceMode, PodSandboxState};
 
 use super::now_ns;
-use crate::harness::{Node, Server};
+use crate::harness::{CgroupDriver, Node, Server};
 
 /// SBX-01, SBX-15, SVC-30.
 #[tokio::test]
@@ -78,7 +78,10 @@ async fn the_verbose_status_holds_process_spec_and_network() {
     assert_eq!(info["processStatus"], "running");
     assert_eq!(info["netNamespaceClosed"], false);
     let parent = &pod.config.linux.as_ref().expect("linux").cgroup_parent;
-    assert_eq!(info["runtimeSpec"]["linux"]["cgroupsPath"], format!("{parent}/{}", pod.id));
+    assert_eq!(
+        info["runtimeSpec"]["linux"]["cgroupsPath"],
+        CgroupDriver::from_env().cgroups_path(parent, &pod.id)
+    );
     assert_eq!(info["config"]["metadata"]["name"], "verbose");
     let address = info["cniResult"]["Interfaces"]["eth0"]["IPConfigs"][0]["IP"].as_str();
     assert_eq!(address.map(str::to_owned), Some(pod.ip().await));

@@ -1,5 +1,6 @@
 //! How a node comes to be.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use serde_json::Value;
@@ -12,6 +13,7 @@ use super::longshore::Longshore;
 use super::node::{Node, Parts};
 use super::place::Place;
 use super::registry::Registry;
+use super::runc;
 
 /// Which CRI server a node has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -39,6 +41,7 @@ pub(crate) struct Builder<'a> {
     settings: Vec<String>,
     list: Option<Value>,
     plugins: Vec<(String, String)>,
+    runc: Option<PathBuf>,
     has_containerd: bool,
     uses_plugin_folders: bool,
     plugin_config: Option<PluginConfig<'a>>,
@@ -54,6 +57,7 @@ impl<'a> Builder<'a> {
             settings: Vec::new(),
             list: Some(cni::bridge()),
             plugins: Vec::new(),
+            runc: None,
             has_containerd: true,
             uses_plugin_folders: false,
             plugin_config: None,
@@ -82,6 +86,12 @@ impl<'a> Builder<'a> {
     /// A further CNI plugin, or another one of that name: a script with its `#!`.
     pub(crate) fn plugin(mut self, name: &str, script: &str) -> Builder<'a> {
         self.plugins.push((name.to_owned(), script.to_owned()));
+        self
+    }
+
+    /// A runc with id-mapped mounts, which this machine's may not have.
+    pub(crate) fn id_mapping_runc(mut self) -> Builder<'a> {
+        self.runc = Some(runc::with_id_mapped_mounts().to_owned());
         self
     }
 
@@ -114,8 +124,10 @@ impl<'a> Builder<'a> {
         std::fs::create_dir_all(&hosts).expect("a folder");
         std::fs::write(hosts.join("hosts.toml"), registry.hosts()).expect("a file");
 
-        let more = self.plugin_config.map(|make| make(&place)).unwrap_or_default();
-        let containerd = Containerd::new(&place, more);
+        let mut containerd = Containerd::new(&place, self.runc.clone());
+        if let Some(make) = self.plugin_config {
+            containerd.more = make(&place);
+        }
         let mut settings = self.settings;
         if self.uses_plugin_folders {
             let (root, state) = containerd.plugin_folders();
@@ -125,7 +137,7 @@ impl<'a> Builder<'a> {
         let longshore = match self.server {
             Server::BuiltIn => None,
             Server::Longshore => {
-                let path = search_path(containerd.binary());
+                let path = search_path(containerd.binary(), self.runc);
                 Some(Longshore::new(&place, &containerd.socket(), path, &settings))
             }
         };

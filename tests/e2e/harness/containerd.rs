@@ -13,7 +13,7 @@ use super::cri::Cri;
 use super::images;
 use super::place::Place;
 use super::process::{Process, command, read_log, tail};
-use super::{LIMIT, cni, procfs, wait_until};
+use super::{CgroupDriver, LIMIT, cni, patient, procfs, wait_until};
 
 /// CAP_SYS_RESOURCE, without which OOM scores cannot be lowered.
 const SYS_RESOURCE: u32 = 24;
@@ -50,24 +50,32 @@ impl Version {
 pub(crate) struct Containerd {
     place: Arc<Place>,
     binary: PathBuf,
+    runc: Option<PathBuf>,
     version: Version,
     channel: Channel,
     process: Mutex<Option<Process>>,
     /// Keys and tables of the CRI plugin's configuration, besides the usual ones.
-    more: (String, String),
+    pub(super) more: (String, String),
 }
 
 impl Containerd {
-    /// The one of this machine, not started yet.
-    pub(crate) fn new(place: &Arc<Place>, more: (String, String)) -> Containerd {
+    /// The one of this machine, not started yet; with another runc, in that folder.
+    pub(crate) fn new(place: &Arc<Place>, runc: Option<PathBuf>) -> Containerd {
         let binary = binary();
         let told = Command::new(&binary).arg("--version").output();
         let told = told.unwrap_or_else(|error| panic!("{}: {error}", binary.display()));
         let told = String::from_utf8_lossy(&told.stdout).into_owned();
         let version = Version::parse(&told).unwrap_or_else(|| panic!("a version: {told}"));
         let socket = format!("unix://{}", place.text("c.sock"));
-        let channel = Endpoint::from_shared(socket).expect("an address").timeout(LIMIT).connect_lazy();
-        Containerd { place: place.clone(), binary, version, channel, process: Mutex::new(None), more }
+        let channel =
+            Endpoint::from_shared(socket).expect("an address").timeout(patient(LIMIT)).connect_lazy();
+        let (process, more) = (Mutex::new(None), Default::default());
+        Containerd { place: place.clone(), binary, runc, version, channel, process, more }
+    }
+
+    /// Its program, of which the shims are neighbours.
+    pub(crate) fn binary(&self) -> &Path {
+        &self.binary
     }
 
     /// Its version.
@@ -121,7 +129,7 @@ impl Containerd {
     /// Ends it with SIGTERM; shims and containers go on.
     pub(crate) async fn terminate(&self) {
         let process = self.process.lock().expect("no panic").take();
-        process.expect("containerd runs").terminate(END_LIMIT).await;
+        process.expect("containerd runs").terminate(patient(END_LIMIT)).await;
     }
 
     /// Whether it was started and not ended.
@@ -144,7 +152,7 @@ impl Containerd {
         let file = self.place.path("c.toml");
         std::fs::write(&file, self.config(plugin)).expect("a configuration");
         let mut serve = command(&self.binary);
-        serve.arg("--config").arg(&file).env("PATH", search_path(&self.binary));
+        serve.arg("--config").arg(&file).env("PATH", search_path(&self.binary, self.runc.clone()));
         let process = Process::start("containerd", serve, &self.place.path("c.log"));
         assert!(self.process.lock().expect("no panic").replace(process).is_none(), "containerd runs already");
         wait_until("containerd", async || {
@@ -215,6 +223,7 @@ disable = true
                 images::PAUSE
             ),
         };
+        let systemd = CgroupDriver::from_env() == CgroupDriver::Systemd;
         let restrict = !procfs::has_capability(SYS_RESOURCE);
         let (conf, bin) = (cni::conf_dir(&self.place), cni::bin_dir(&self.place));
         let (keys, tables) = (&self.more.0, self.more.1.replace("{runtime}", runtime));
@@ -232,7 +241,7 @@ bin_dir = {bin:?}
 runtime_type = "io.containerd.runc.v2"
 [plugins."{runtime}".containerd.runtimes.runc.options]
 Root = "{{folder}}/runc"
-SystemdCgroup = false
+SystemdCgroup = {systemd}
 [plugins."{images}".registry]
 config_path = "{{folder}}/certs"
 {tables}
@@ -257,7 +266,7 @@ pub(crate) fn prefer_newest_containerd() {
     if std::env::var_os("LONGSHORE_TEST_CONTAINERD").is_some() {
         return;
     }
-    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fetch.sh");
+    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fetch-containerd.sh");
     let done = Command::new(script).arg("sid").output().expect("the script runs");
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).trim().to_owned();
     assert!(done.status.success(), "{script}: {}", text(&done.stderr));
@@ -282,17 +291,10 @@ fn binary() -> PathBuf {
 
 /// PATH with the folders in front that have the shims that belong to `containerd`, and
 /// before that the runc that is asked for.
-pub(crate) fn search_path(containerd: &Path) -> std::ffi::OsString {
-    let runc = std::env::var_os("LONGSHORE_TEST_RUNC_DIR").map(PathBuf::from);
+pub(crate) fn search_path(containerd: &Path, runc: Option<PathBuf>) -> std::ffi::OsString {
+    let runc = runc.or_else(|| std::env::var_os("LONGSHORE_TEST_RUNC_DIR").map(PathBuf::from));
     let shims = containerd.parent().map(Path::to_owned);
     let path = std::env::var_os("PATH").unwrap_or_default();
     let folders = runc.into_iter().chain(shims).chain(std::env::split_paths(&path));
     std::env::join_paths(folders).expect("folders without colons")
-}
-
-impl Containerd {
-    /// Its binary, of which the shims are neighbours.
-    pub(crate) fn binary(&self) -> &Path {
-        &self.binary
-    }
 }

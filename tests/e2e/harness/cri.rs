@@ -15,7 +15,7 @@ use tonic::transport::{Channel, Endpoint};
 
 use super::place::Place;
 use super::pod::PodBuilder;
-use super::wait_until;
+use super::{CgroupDriver, patient, wait_until};
 
 /// The limit of every call, as the kubelet has one.
 const CALL_LIMIT: Duration = Duration::from_secs(120);
@@ -33,7 +33,8 @@ struct Shared {
     socket: PathBuf,
     /// Where pods put their logs.
     logs: PathBuf,
-    cgroup: String,
+    /// The name of its node.
+    node: String,
     pods: AtomicU32,
     /// Ids of images by reference, of those that are there.
     images: Mutex<HashMap<String, String>>,
@@ -52,11 +53,11 @@ impl Cri {
         let shared = Shared {
             socket: socket.to_owned(),
             logs: place.path("logs"),
-            cgroup: place.cgroup(),
+            node: place.name(),
             pods: AtomicU32::new(0),
             images: Mutex::default(),
         };
-        Cri { channel: endpoint.timeout(CALL_LIMIT).connect_lazy(), shared: Arc::new(shared) }
+        Cri { channel: endpoint.timeout(patient(CALL_LIMIT)).connect_lazy(), shared: Arc::new(shared) }
     }
 
     /// The server's socket.
@@ -69,9 +70,9 @@ impl Cri {
         &self.shared.logs
     }
 
-    /// The cgroup that pods have theirs in.
-    pub(crate) fn cgroup(&self) -> &str {
-        &self.shared.cgroup
+    /// The cgroup of a pod, as the kubelet names it.
+    pub(crate) fn cgroup_parent(&self, uid: &str) -> String {
+        CgroupDriver::from_env().of_pod(&self.shared.node, uid)
     }
 
     /// RuntimeService.
@@ -172,6 +173,36 @@ impl Cri {
     ) -> Result<cri::ContainerStatusResponse, Status> {
         let request = cri::ContainerStatusRequest { container_id: id.to_owned(), verbose };
         self.runtime().container_status(request).await.map(tonic::Response::into_inner)
+    }
+
+    /// ContainerStats by an id that need not exist.
+    pub(crate) async fn container_stats(&self, id: &str) -> Result<cri::ContainerStats, Status> {
+        let request = cri::ContainerStatsRequest { container_id: id.to_owned() };
+        Ok(self.runtime().container_stats(request).await?.into_inner().stats.unwrap_or_default())
+    }
+
+    /// ListContainerStats.
+    pub(crate) async fn list_container_stats(
+        &self,
+        filter: Option<cri::ContainerStatsFilter>,
+    ) -> Result<Vec<cri::ContainerStats>, Status> {
+        let request = cri::ListContainerStatsRequest { filter };
+        Ok(self.runtime().list_container_stats(request).await?.into_inner().stats)
+    }
+
+    /// PodSandboxStats by an id that need not exist.
+    pub(crate) async fn pod_stats(&self, id: &str) -> Result<cri::PodSandboxStats, Status> {
+        let request = cri::PodSandboxStatsRequest { pod_sandbox_id: id.to_owned() };
+        Ok(self.runtime().pod_sandbox_stats(request).await?.into_inner().stats.unwrap_or_default())
+    }
+
+    /// ListPodSandboxStats.
+    pub(crate) async fn list_pod_stats(
+        &self,
+        filter: Option<cri::PodSandboxStatsFilter>,
+    ) -> Result<Vec<cri::PodSandboxStats>, Status> {
+        let request = cri::ListPodSandboxStatsRequest { filter };
+        Ok(self.runtime().list_pod_sandbox_stats(request).await?.into_inner().stats)
     }
 
     /// Stops and removes all pods, with all their containers.

@@ -13,7 +13,7 @@ use tonic::Request;
 
 use super::containerd::Containerd;
 use super::place::Place;
-use super::{PAUSE, procfs};
+use super::{PAUSE, patient, procfs};
 
 /// How long what was removed may take to vanish: shims end, and interfaces go, a little
 /// later than the calls.
@@ -21,7 +21,7 @@ const LIMIT: Duration = Duration::from_secs(15);
 
 /// Fails with everything that `look` still finds after a while.
 pub(crate) async fn assert_none(when: &str, mut look: impl AsyncFnMut() -> Vec<String>) {
-    let end = Instant::now() + LIMIT;
+    let end = Instant::now() + patient(LIMIT);
     loop {
         let found = look().await;
         if found.is_empty() {

@@ -10,7 +10,7 @@ use toml::{Table, Value};
 use super::cri::Cri;
 use super::place::Place;
 use super::process::{Process, command, read_log, tail};
-use super::{cni, procfs, wait_until};
+use super::{CgroupDriver, cni, patient, procfs, wait_until};
 
 /// How long the server may take to end: longer than its own limit.
 const END_LIMIT: Duration = Duration::from_secs(45);
@@ -106,7 +106,7 @@ impl Longshore {
 
     /// Ends it with SIGTERM; it must end well.
     pub(crate) async fn terminate(&self) {
-        let status = self.take().terminate(END_LIMIT).await;
+        let status = self.take().terminate(patient(END_LIMIT)).await;
         assert!(status.success(), "longshore ends with {status}:\n{}", tail(&self.log(), 20));
     }
 
@@ -164,6 +164,7 @@ impl Longshore {
 fn base(place: &Place, containerd: &Path) -> Table {
     let level = std::env::var("LONGSHORE_TEST_LOG").unwrap_or_else(|_| "debug".into());
     let (conf, bin) = (cni::conf_dir(place), cni::bin_dir(place));
+    let driver = CgroupDriver::from_env().name();
     let text = format!(
         r#"
 root = "{{folder}}/l"
@@ -183,7 +184,7 @@ netns_dir = "{{folder}}/netns"
 registry_config_dirs = ["{{folder}}/certs"]
 containerd_config = ""
 [runtime]
-cgroup_driver = "cgroupfs"
+cgroup_driver = "{driver}"
 [runtime.handlers.runc.options]
 Root = "{{folder}}/runc"
 "#

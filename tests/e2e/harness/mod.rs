@@ -17,6 +17,8 @@
 //! | `LONGSHORE_TEST_RUNC_DIR` | a folder that goes before the PATH |
 //! | `LONGSHORE_TEST_CNI` | the folder of CNI plugins; `/usr/lib/cni` |
 //! | `LONGSHORE_TEST_LOG` | the log level of longshore; debug |
+//! | `LONGSHORE_TEST_CGROUP_DRIVER` | `cgroupfs` or `systemd`, of servers and cgroup parents; cgroupfs |
+//! | `LONGSHORE_TEST_PATIENCE` | how many times as long as usual everything may take; 1 |
 
 mod beside;
 mod builder;
@@ -27,12 +29,14 @@ mod cri;
 pub(crate) mod images;
 mod leaks;
 mod longshore;
+mod machine;
 mod node;
 mod place;
 mod pod;
 mod process;
-mod procfs;
+pub(crate) mod procfs;
 mod registry;
+mod runc;
 mod slot;
 
 use std::time::{Duration, Instant};
@@ -43,9 +47,10 @@ pub(crate) use container::{Container, ContainerBuilder, LogEntry, image_mount};
 pub(crate) use containerd::{Containerd, Version, prefer_newest_containerd};
 pub(crate) use cri::Cri;
 pub(crate) use longshore::Longshore;
+pub(crate) use machine::{CgroupDriver, patient};
 pub(crate) use node::Node;
 pub(crate) use place::Place;
-pub(crate) use pod::{Pod, PodBuilder};
+pub(crate) use pod::{Pod, PodBuilder, id_mappings};
 pub(crate) use process::Process;
 pub(crate) use registry::Registry;
 
@@ -56,7 +61,7 @@ const PAUSE: Duration = Duration::from_millis(15);
 
 /// Waits until `probe` gives something; `what` is named when it does not come in time.
 pub(crate) async fn wait_for<T>(what: &str, mut probe: impl AsyncFnMut() -> Option<T>) -> T {
-    let end = Instant::now() + LIMIT;
+    let end = Instant::now() + patient(LIMIT);
     loop {
         if let Some(found) = probe().await {
             return found;

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use rustix::mount::{UnmountFlags, unmount};
 use rustix::process::{Pid, Signal, kill_process};
 
+use super::machine::{CgroupDriver, patient};
 use super::procfs::{self, Running};
 use super::slot::Slot;
 
@@ -70,11 +71,6 @@ impl Place {
         format!("10.200.{}", self.slot.number)
     }
 
-    /// The parent of its pods' cgroups, below the root of each hierarchy.
-    pub(crate) fn cgroup(&self) -> String {
-        format!("/{}", self.name())
-    }
-
     /// Its name, which no other place ever has: that of its CNI network, too.
     pub(crate) fn name(&self) -> String {
         name(&self.folder)
@@ -87,14 +83,13 @@ impl Place {
     }
 
     /// `text` with what is in braces filled in: folder, name, bridge, network (three bytes of
-    /// an address), subnet, cgroup.
+    /// an address), subnet.
     pub(crate) fn fill(&self, text: &str) -> String {
         text.replace("{folder}", &self.folder.display().to_string())
             .replace("{name}", &self.name())
             .replace("{bridge}", &self.bridge())
             .replace("{subnet}", &format!("{}.0/24", self.network()))
             .replace("{network}", &self.network())
-            .replace("{cgroup}", &self.cgroup())
     }
 
     /// Folders of its cgroups, one a hierarchy.
@@ -128,7 +123,11 @@ fn name(folder: &Path) -> String {
 }
 
 fn cgroup_folders(folder: &Path) -> Vec<PathBuf> {
-    let folders = procfs::cgroup_roots().into_iter().map(|root| root.join(name(folder)));
+    let name = name(folder);
+    let both = [CgroupDriver::Cgroupfs, CgroupDriver::Systemd].map(|driver| driver.of_node(&name));
+    let both = both.map(|path| path.trim_start_matches('/').to_owned());
+    let roots = procfs::cgroup_roots().into_iter();
+    let folders = roots.flat_map(|root| both.clone().map(|path| root.join(path)));
     folders.filter(|folder| folder.is_dir()).collect()
 }
 
@@ -174,6 +173,10 @@ fn remove(folder: &Path, bridge: &str) {
         let _ = std::fs::remove_file(file);
     }
     for cgroup in cgroup_folders(folder) {
+        // systemd would keep what it thinks is its own.
+        if let Some(slice) = cgroup.file_name().filter(|_| cgroup.extension().is_some()) {
+            let _ = Command::new("systemctl").arg("stop").arg(slice).status();
+        }
         for inner in procfs::folders_below(&cgroup).iter().rev() {
             let _ = std::fs::remove_dir(inner);
         }
@@ -188,7 +191,7 @@ fn remove(folder: &Path, bridge: &str) {
 
 /// Kills until nobody is left: servers first, that nobody starts anything any more.
 fn end_processes(folder: &Path) {
-    let end = Instant::now() + END_LIMIT;
+    let end = Instant::now() + patient(END_LIMIT);
     loop {
         let mut pids: Vec<u32> = processes(folder).iter().map(|process| process.pid).collect();
         for cgroup in cgroup_folders(folder) {

@@ -2,8 +2,8 @@
 
 use longshore::proto::cri;
 use longshore::proto::cri::{
-    DnsConfig, LinuxPodSandboxConfig, LinuxSandboxSecurityContext, NamespaceMode, NamespaceOption,
-    PodSandboxConfig, PodSandboxMetadata, PortMapping, RunPodSandboxRequest,
+    DnsConfig, IdMapping, LinuxPodSandboxConfig, LinuxSandboxSecurityContext, NamespaceMode, NamespaceOption,
+    PodSandboxConfig, PodSandboxMetadata, PortMapping, RunPodSandboxRequest, UserNamespace,
 };
 use tonic::Status;
 
@@ -64,6 +64,15 @@ impl PodBuilder {
     pub(crate) fn host_network(mut self) -> PodBuilder {
         self.namespaces().network = NamespaceMode::Node as i32;
         self.hostname("")
+    }
+
+    /// In a user namespace whose users and groups are the host's from those numbers on; its
+    /// containers get the same.
+    pub(crate) fn user_namespace(mut self, uid: u32, gid: u32) -> PodBuilder {
+        let (uids, gids) = id_mappings(uid, gid);
+        self.namespaces().userns_options =
+            Some(UserNamespace { mode: NamespaceMode::Pod as i32, uids, gids });
+        self
     }
 
     pub(crate) fn labels<K: Into<String>, V: Into<String>>(
@@ -142,7 +151,7 @@ impl PodBuilder {
         if let Some(linux) = &mut config.linux
             && !self.has_own_cgroup_parent
         {
-            linux.cgroup_parent = format!("{}/{}", self.cri.cgroup(), metadata.uid);
+            linux.cgroup_parent = self.cri.cgroup_parent(&metadata.uid);
         }
         request
     }
@@ -166,6 +175,12 @@ impl PodBuilder {
     fn namespaces(&mut self) -> &mut NamespaceOption {
         self.linux().security_context.get_or_insert_default().namespace_options.get_or_insert_default()
     }
+}
+
+/// The mappings of users and of groups that the kubelet would make: 65536 ids each.
+pub(crate) fn id_mappings(uid: u32, gid: u32) -> (Vec<IdMapping>, Vec<IdMapping>) {
+    let of = |host_id: u32| vec![IdMapping { host_id, container_id: 0, length: 65536 }];
+    (of(uid), of(gid))
 }
 
 /// A pod that was run.

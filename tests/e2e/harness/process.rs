@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
 
-use super::PAUSE;
+use super::{PAUSE, patient};
 
 /// How long a child may take to end by itself when it is dropped.
 const END_LIMIT: Duration = Duration::from_secs(5);
@@ -81,7 +81,7 @@ impl Process {
     /// Ends it with SIGKILL.
     pub(crate) async fn kill(mut self) {
         self.signal(Signal::KILL);
-        assert!(self.wait(KILL_LIMIT).await.is_some(), "{} survives SIGKILL", self.name);
+        assert!(self.wait(patient(KILL_LIMIT)).await.is_some(), "{} survives SIGKILL", self.name);
     }
 
     /// Ends it with SIGTERM, which must do within `limit`.
@@ -98,7 +98,7 @@ impl Drop for Process {
             return;
         }
         self.signal(Signal::TERM);
-        let end = Instant::now() + END_LIMIT;
+        let end = Instant::now() + patient(END_LIMIT);
         while self.is_alive() && Instant::now() < end {
             std::thread::sleep(PAUSE);
         }

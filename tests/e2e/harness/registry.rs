@@ -11,7 +11,7 @@ use tempfile::TempDir;
 
 use super::images::{Blob, Image, Packed, REGISTRY, standard};
 use super::process::{Process, command};
-use super::{LIMIT, PAUSE};
+use super::{LIMIT, PAUSE, patient};
 
 /// How its folders begin, and the file in there that is locked while it lives.
 const PREFIX: &str = "ls-registry-";
@@ -60,7 +60,7 @@ impl Registry {
         let mut serve = command("docker-registry");
         serve.arg("serve").arg(&file);
         let mut process = Process::start("docker-registry", serve, &folder.path().join("log"));
-        let end = Instant::now() + LIMIT;
+        let end = Instant::now() + patient(LIMIT);
         let address = loop {
             let log = process.log();
             let told = log.split_once("listening on ");

@@ -1,0 +1,125 @@
+//! A client's session with a process: what a streaming transport and the domain agree on.
+//!
+//! The transport (SPDY, WebSocket) makes a [`Session`] of the streams that its client has;
+//! the domain copies between them and the process. Neither knows the other. All queues are
+//! bounded: who does not read is waited for, and it is the domain that decides for how long.
+
+use bytes::Bytes;
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+
+/// Pieces that wait in a queue between transport and domain.
+const QUEUE_LEN: usize = 16;
+
+/// The streams of a client, those that it asked for and the process has.
+#[derive(Debug)]
+pub struct Session {
+    /// What the client types.
+    pub stdin: Option<Incoming>,
+    /// Standard output on the way to the client.
+    pub stdout: Option<Outgoing>,
+    /// Standard error on the way to the client; none with a terminal.
+    pub stderr: Option<Outgoing>,
+    /// Sizes of the client's terminal, the newest last.
+    pub resizes: Option<mpsc::Receiver<TerminalSize>>,
+    /// Cancelled when the client has gone, for whatever reason.
+    pub gone: CancellationToken,
+}
+
+/// The size of a terminal in characters.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TerminalSize {
+    /// Columns.
+    pub width: u16,
+    /// Lines.
+    pub height: u16,
+}
+
+/// A stream from the client.
+#[derive(Debug)]
+pub struct Incoming(mpsc::Receiver<Bytes>);
+
+/// Where a transport puts what its client sends. Dropping it is the end of the stream.
+#[derive(Clone, Debug)]
+pub struct Feed(mpsc::Sender<Bytes>);
+
+/// A stream to the client. Dropping it is the end of the stream (half-close).
+#[derive(Debug)]
+pub struct Outgoing(mpsc::Sender<Bytes>);
+
+/// Where a transport takes what its client shall get.
+#[derive(Debug)]
+pub struct Drain(mpsc::Receiver<Bytes>);
+
+/// The other side of a stream has gone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Gone;
+
+/// A stream from the client, and where the transport feeds it.
+#[must_use]
+pub fn incoming() -> (Feed, Incoming) {
+    let (sender, receiver) = mpsc::channel(QUEUE_LEN);
+    (Feed(sender), Incoming(receiver))
+}
+
+/// A stream to the client, and where the transport drains it.
+#[must_use]
+pub fn outgoing() -> (Outgoing, Drain) {
+    let (sender, receiver) = mpsc::channel(QUEUE_LEN);
+    (Outgoing(sender), Drain(receiver))
+}
+
+impl Incoming {
+    /// The next piece, never empty; none at the end.
+    pub async fn next(&mut self) -> Option<Bytes> {
+        self.0.recv().await
+    }
+}
+
+impl Feed {
+    /// Hands over a piece, waiting for room.
+    ///
+    /// # Errors
+    /// [`Gone`] when nobody reads the stream any more.
+    pub async fn send(&self, piece: Bytes) -> Result<(), Gone> {
+        if piece.is_empty() {
+            return Ok(());
+        }
+        self.0.send(piece).await.map_err(|_| Gone)
+    }
+
+    /// Completes when nobody reads the stream any more.
+    pub async fn closed(&self) {
+        self.0.closed().await;
+    }
+}
+
+impl Outgoing {
+    /// Hands over a piece, waiting for room.
+    ///
+    /// # Errors
+    /// [`Gone`] when the client does not take the stream any more.
+    pub async fn send(&self, piece: Bytes) -> Result<(), Gone> {
+        if piece.is_empty() {
+            return Ok(());
+        }
+        self.0.send(piece).await.map_err(|_| Gone)
+    }
+
+    /// Completes when the client does not take the stream any more.
+    pub async fn closed(&self) {
+        self.0.closed().await;
+    }
+}
+
+impl Drain {
+    /// The next piece, never empty; none at the end.
+    pub async fn next(&mut self) -> Option<Bytes> {
+        self.0.recv().await
+    }
+
+    /// The next piece if there is one already.
+    pub fn take(&mut self) -> Option<Bytes> {
+        self.0.try_recv().ok()
+    }
+}

@@ -1,0 +1,269 @@
+//! port-forward: pairs of streams to connections inside a pod (STM-27 … STM-35).
+//!
+//! Over SPDY each connection of the client's is a pair of streams, for data and for an
+//! error text, with the same `requestid`. Any number of pairs live and end side by side.
+
+use std::collections::HashMap;
+
+use bytes::{Bytes, BytesMut};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::task::JoinSet;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+use tracing::{debug, info};
+
+use super::negotiate::{Agreement, Transport};
+use super::websocket::{ChannelProtocol, Direction};
+use super::{Limits, spdy, websocket};
+use crate::error::{Context, Error, Result, invalid};
+use crate::io::session::{Incoming, Outgoing};
+use crate::pod::Pods;
+use crate::proto::cri::PortForwardRequest;
+
+/// Room for a read from the pod.
+const READ_BYTES: usize = 64 << 10;
+/// Channels 0 to 255 are two for each port; 255 itself is no channel in newer protocols.
+const WEBSOCKET_PORTS_MAX: usize = 127;
+
+/// Serves a client until it, or the server, has had enough.
+pub(super) async fn run<T>(
+    pods: &Pods,
+    request: PortForwardRequest,
+    io: T,
+    agreement: Agreement,
+    limits: Limits,
+    stop: &CancellationToken,
+) -> Result<()>
+where
+    T: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+{
+    let pod = request.pod_sandbox_id;
+    let connection = match agreement.transport {
+        Transport::Spdy => spdy::serve(io, limits.spdy()),
+        Transport::SpdyInWebSocket => spdy::serve(websocket::tunnel(io), limits.spdy()),
+        Transport::WebSocket { is_base64 } => {
+            let protocol = ChannelProtocol { base64: is_base64, close_signal: false };
+            return channels(pods, &pod, &request.port, io, protocol, limits, stop).await;
+        }
+    };
+    info!(pod, "ports are forwarded");
+    let mut pairs =
+        Pairs { pods: pods.clone(), pod, limits, waiting: HashMap::new(), gone: connection.handle().gone() };
+    pairs.serve(connection, stop).await;
+    Ok(())
+}
+
+/// The pairs of a client's connection.
+struct Pairs {
+    pods: Pods,
+    pod: String,
+    limits: Limits,
+    /// Streams whose other half has not come yet, by request.
+    waiting: HashMap<String, (Instant, Half)>,
+    gone: CancellationToken,
+}
+
+/// One stream of a pair.
+struct Half {
+    is_data: bool,
+    port: u16,
+    stream: spdy::Stream,
+}
+
+impl Pairs {
+    async fn serve(&mut self, mut connection: spdy::Connection, stop: &CancellationToken) {
+        let handle = connection.handle();
+        loop {
+            let oldest = self.waiting.values().map(|(since, _)| *since).min();
+            let expiry = async {
+                match oldest {
+                    Some(since) => tokio::time::sleep_until(since + self.limits.creation).await,
+                    None => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                stream = connection.accept() => match stream {
+                    Some(stream) => self.take(stream),
+                    None => return,
+                },
+                () = expiry => self.expire().await,
+                () = stop.cancelled() => break,
+            }
+        }
+        handle.close().await;
+    }
+
+    /// Puts a new stream to its other half.
+    fn take(&mut self, stream: spdy::Stream) {
+        let kind = stream.headers.get("streamtype").unwrap_or_default();
+        let is_data = match kind {
+            "data" => true,
+            "error" => false,
+            _ => {
+                debug!(kind, "a stream of no known type is refused");
+                return stream.control.reset();
+            }
+        };
+        let port = stream.headers.get("port").and_then(|text| text.parse().ok()).filter(|port| *port > 0);
+        let Some(port) = port else {
+            debug!(port = stream.headers.get("port"), "a stream without a port is refused");
+            return stream.control.reset();
+        };
+        let key = match stream.headers.get("requestid") {
+            Some(request) => request.to_owned(),
+            // Old clients: the data stream comes right after its error stream (STM-29).
+            None if is_data => stream.id.saturating_sub(2).to_string(),
+            None => stream.id.to_string(),
+        };
+        let half = Half { is_data, port, stream };
+        match self.waiting.remove(&key) {
+            None => {
+                self.waiting.insert(key, (Instant::now(), half));
+            }
+            Some((since, other)) if other.is_data == half.is_data || other.port != half.port => {
+                debug!(request = key, "a second stream of the same request is refused");
+                half.stream.control.reset();
+                self.waiting.insert(key, (since, other));
+            }
+            Some((_, other)) => {
+                let (data, error) = if half.is_data { (half, other) } else { (other, half) };
+                let (pods, pod, gone) = (self.pods.clone(), self.pod.clone(), self.gone.clone());
+                tokio::spawn(async move {
+                    tokio::select! {
+                        () = forward(&pods, &pod, data, error) => {}
+                        () = gone.cancelled() => {}
+                    }
+                });
+            }
+        }
+    }
+
+    /// Gives up on streams that have waited for too long (STM-28).
+    async fn expire(&mut self) {
+        let limit = self.limits.creation;
+        let old: Vec<String> = self
+            .waiting
+            .iter()
+            .filter(|(_, (since, _))| since.elapsed() >= limit)
+            .map(|(key, _)| key.clone())
+            .collect();
+        for key in old {
+            let Some((_, half)) = self.waiting.remove(&key) else { continue };
+            let text = format!("the other stream of request {key} has not come");
+            debug!(request = key, "a pair of streams is not complete");
+            if half.is_data {
+                half.stream.control.reset();
+            } else {
+                let _ = half.stream.outgoing.send(text.into()).await;
+            }
+        }
+    }
+}
+
+/// One connection of a client, to its end. What goes wrong is told on the error stream.
+async fn forward(pods: &Pods, pod: &str, data: Half, error: Half) {
+    let port = data.port;
+    let result = match pods.dial(pod, port).await {
+        Ok(socket) => {
+            let (incoming, outgoing) = (data.stream.incoming, data.stream.outgoing);
+            copy(socket, incoming, outgoing).await.context(|| format!("port {port} of pod sandbox {pod}"))
+        }
+        Err(refused) => {
+            data.stream.control.reset();
+            Err(refused)
+        }
+    };
+    if let Err(why) = result {
+        debug!(%why, "a forwarded connection");
+        let _ = error.stream.outgoing.send(failure(port, pod, &why).into()).await;
+    }
+}
+
+/// Copies in both directions; either may end first.
+async fn copy(socket: TcpStream, mut incoming: Incoming, outgoing: Outgoing) -> Result<()> {
+    let (mut from_pod, mut to_pod) = socket.into_split();
+    let up = async {
+        while let Some(piece) = incoming.next().await {
+            to_pod.write_all(&piece).await?;
+        }
+        to_pod.shutdown().await
+    };
+    let down = async {
+        let mut buffer = BytesMut::new();
+        loop {
+            buffer.reserve(READ_BYTES);
+            if from_pod.read_buf(&mut buffer).await? == 0
+                || outgoing.send(buffer.split().freeze()).await.is_err()
+            {
+                drop(outgoing);
+                return Ok::<_, std::io::Error>(());
+            }
+        }
+    };
+    // A pod that does not read any more may still have something to say.
+    let (sent, received) = tokio::join!(up, down);
+    received?;
+    match sent {
+        Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(()),
+        Err(error) if error.kind() == std::io::ErrorKind::NotConnected => Ok(()),
+        other => Ok(other?),
+    }
+}
+
+/// Forwards the ports of the request over WebSocket channels: of the port at `n`, data are
+/// on channel 2n and an error text on 2n + 1 (STM-34).
+async fn channels<T>(
+    pods: &Pods,
+    pod: &str,
+    ports: &[i32],
+    io: T,
+    protocol: ChannelProtocol,
+    limits: Limits,
+    stop: &CancellationToken,
+) -> Result<()>
+where
+    T: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+{
+    let ports: Vec<u16> = ports.iter().filter_map(|port| u16::try_from(*port).ok()).collect();
+    if ports.is_empty() || ports.len() > WEBSOCKET_PORTS_MAX {
+        return Err(invalid(format!("{} ports cannot be forwarded over WebSocket channels", ports.len())));
+    }
+    let numbers = (0u8..).step_by(2).take(ports.len());
+    let wanted: Vec<(u8, Direction)> =
+        numbers.clone().flat_map(|data| [(data, Direction::Both), (data + 1, Direction::Outgoing)]).collect();
+    let mut all = websocket::serve_channels(io, protocol, &wanted, limits.websocket()).await;
+    let handle = all.handle();
+    info!(pod, "ports are forwarded");
+    let mut running = JoinSet::new();
+    for (data, port) in numbers.zip(ports) {
+        let streams = (all.incoming(data), all.outgoing(data), all.outgoing(data + 1));
+        let (Some(incoming), Some(outgoing), Some(error)) = streams else { continue };
+        let (pods, pod) = (pods.clone(), pod.to_owned());
+        running.spawn(async move {
+            let number = Bytes::copy_from_slice(&port.to_le_bytes());
+            if outgoing.send(number.clone()).await.is_err() || error.send(number).await.is_err() {
+                return;
+            }
+            let copied = async { copy(pods.dial(&pod, port).await?, incoming, outgoing).await };
+            if let Err(why) = copied.await {
+                debug!(%why, port, "a forwarded connection");
+                let _ = error.send(failure(port, &pod, &why).into()).await;
+            }
+        });
+    }
+    let gone = handle.gone();
+    let ended = async { while running.join_next().await.is_some() {} };
+    tokio::select! {
+        () = ended => {}
+        () = gone.cancelled() => {}
+        () = stop.cancelled() => {}
+    }
+    handle.close().await;
+    Ok(())
+}
+
+/// What a client's user reads.
+fn failure(port: u16, pod: &str, why: &Error) -> String {
+    format!("error forwarding port {port} to pod {pod}: {why}")
+}

@@ -1,0 +1,24 @@
+# The machine of the guest, for guest.sh and in-guest.sh, which source this: a saved guest
+# goes on only in a machine equal to the one that it was saved in.
+
+# Size of the second disk, which holds a tar archive.
+SHARE_SIZE=1G
+
+# exec_qemu FOLDER DISK SHARE PORT CONSOLE [OPTION]…: FOLDER holds kernel and initrd; PORT
+# is a character device of qemu that speaks with agent.sh, CONSOLE a file for the guest's
+# log. Becomes qemu, so it is for a subshell. Software emulation on purpose: it does the
+# same everywhere.
+exec_qemu() {
+    folder=$1 disk=$2 share=$3 port=$4 console=$5
+    shift 5
+    exec qemu-system-x86_64 -accel tcg,thread=multi,tb-size=512 -M pc \
+        -cpu max,la57=off,pku=off,svm=off -smp 2 -m 2G \
+        -nodefaults -no-user-config -display none -no-reboot -nic none \
+        -kernel "$folder/kernel" -initrd "$folder/initrd" \
+        -append "root=/dev/vda rw console=ttyS0 panic=-1 mitigations=off systemd.show_status=no" \
+        -drive "file=$disk,if=virtio,format=raw,cache=unsafe" \
+        -drive "file=$share,if=virtio,format=raw,cache=unsafe" \
+        -device virtio-rng-pci -serial "file:$console" \
+        -device virtio-serial-pci -chardev "$port,id=port" \
+        -device virtserialport,chardev=port,name=longshore "$@"
+}

@@ -1,0 +1,26 @@
+#!/bin/sh
+# End-to-end tests on a node with cgroup v2 alone, systemd as PID 1 and AppArmor in force:
+# in a guest, whatever this machine is.
+#
+#   tests/vm/run.sh           what suite.sh chooses
+#   tests/vm/run.sh NAME…     only tests whose path holds a NAME
+set -eu
+cd "$(dirname "$0")/../.."
+tests/setup.sh vm
+
+share=$(mktemp -d)
+trap 'rm -rf "$share"' EXIT
+trap 'exit 130' INT TERM
+cargo test --locked --test e2e --no-run --message-format json >"$share/messages"
+executable() {
+    sed -n "/\"name\":\"$1\"/s/.*\"executable\":\"\([^\"]*\)\".*/\1/p" "$share/messages" | tail -n 1
+}
+# Without what debuggers want they are a tenth as large.
+strip --strip-debug -o "$share/e2e" "$(executable e2e)"
+strip --strip-debug -o "$share/longshore" "$(executable longshore)"
+# The tests look for the server where it was built.
+executable longshore >"$share/built-at"
+rm "$share/messages"
+cp tests/vm/suite.sh "$share/run"
+echo "$*" >"$share/names"
+tests/vm/in-guest.sh "$share"
