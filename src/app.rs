@@ -103,6 +103,9 @@ pub async fn serve(request: Serve, config: Config, log: LogControl) -> anyhow::R
 
 /// Builds the parts.
 async fn build(config: Arc<Config>, paths: Paths, flow: Flow) -> anyhow::Result<Pods> {
+    for handler in &config.handlers {
+        spec::base(handler)?;
+    }
     let file = &config.file;
     let containerd =
         Containerd::new(&file.containerd.address, &file.containerd.namespace, config.call_timeout())?;
