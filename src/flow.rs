@@ -15,6 +15,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::{Instrument, Span, warn};
 
@@ -34,7 +35,10 @@ pub const CLAIM_LIMIT: Duration = Duration::from_secs(180);
 
 /// Tracks the tasks that must not be cut off when the server stops.
 #[derive(Clone, Default)]
-pub struct Flow(TaskTracker);
+pub struct Flow {
+    tasks: TaskTracker,
+    stopping: CancellationToken,
+}
 
 impl Flow {
     /// Runs `work` to its end, whatever becomes of the caller, and gives its result.
@@ -46,20 +50,27 @@ impl Flow {
         T: Send + 'static,
         F: Future<Output = Result<T>> + Send + 'static,
     {
-        if self.0.is_closed() {
+        if self.tasks.is_closed() {
             return Err(unavailable("the server is stopping"));
         }
-        match self.0.spawn(work.instrument(Span::current())).await {
+        match self.tasks.spawn(work.instrument(Span::current())).await {
             Ok(result) => result,
             Err(error) => Err(internal(format!("a bug in longshore: {error}"))),
         }
     }
 
+    /// Completes when the server begins to stop. Work that would go on as long as somebody
+    /// likes it to, as a session with a process does, ends then by itself.
+    pub async fn stopping(&self) {
+        self.stopping.cancelled().await;
+    }
+
     /// Refuses new work and waits for what runs, at most for `limit`.
     pub async fn drain(&self, limit: Duration) {
-        self.0.close();
-        if tokio::time::timeout(limit, self.0.wait()).await.is_err() {
-            warn!(running = self.0.len(), "calls were still running at the end of the shutdown limit");
+        self.tasks.close();
+        self.stopping.cancel();
+        if tokio::time::timeout(limit, self.tasks.wait()).await.is_err() {
+            warn!(running = self.tasks.len(), "calls were still running at the end of the shutdown limit");
         }
     }
 }
@@ -326,7 +337,16 @@ mod tests {
         };
         tokio::task::yield_now().await;
         caller.abort();
+        let session = tokio::spawn({
+            let flow = flow.clone();
+            async move {
+                let stopping = flow.clone();
+                flow.detach(async move { Ok(stopping.stopping().await) }).await
+            }
+        });
+        tokio::task::yield_now().await;
         flow.drain(Duration::from_secs(5)).await;
+        session.await.expect("no panic").expect("it ends with the server");
         receive.await.expect("the work ran to its end");
         let error = flow.detach(async { Ok(()) }).await.expect_err("no work after the drain");
         assert_eq!(error.kind(), Kind::Unavailable);

@@ -10,15 +10,17 @@
 //! | edge | [`cri`]: gRPC for the kubelet; [`admin`]: what goes on, for who debugs; [`stream`]: exec, attach, port-forward |
 //! | domain, in this order | [`stats`], [`pod`], [`container`], [`image`]: one verb, one file |
 //! | records | [`state`]: pods, containers, their tables and status files |
+//! | additions to a spec | [`cdi`]: devices of vendors |
 //! | capabilities | [`spec`] (CRI → OCI, pure), [`network`] (CNI), [`io`] (output, logs) |
 //! | mechanics | [`containerd`]: the only module that knows containerd's API |
-//! | foundation | [`sys`], [`telemetry`], [`flow`], [`config`], [`ids`], [`error`], [`proto`] |
+//! | foundation | [`sys`], [`telemetry`], [`flow`], [`config`], [`ids`], [`glob`], [`error`], [`proto`] |
 //!
 //! Start at [`pod`]'s `run.rs` for how a pod is made, at `recover.rs` for what happens on
 //! a restart, at [`flow`] for what happens when a client gives up half-way.
 
 pub mod admin;
 pub mod app;
+pub mod cdi;
 pub mod cli;
 pub mod config;
 pub mod container;
@@ -26,6 +28,7 @@ pub mod containerd;
 pub mod cri;
 pub mod error;
 pub mod flow;
+pub mod glob;
 pub mod ids;
 pub mod image;
 pub mod io;

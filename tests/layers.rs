@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 
 /// From the top. A module uses those of later rows, and of its own row only where
 /// [`FOUNDATION`] says so.
-const LAYERS: [&[&str]; 13] = [
+const LAYERS: [&[&str]; 14] = [
     &["main"],
     &["cli"],
     &["app"],
@@ -21,13 +21,14 @@ const LAYERS: [&[&str]; 13] = [
     &["container"],
     &["image"],
     &["state"],
+    &["cdi"],
     &["spec", "network", "io"],
     &["containerd"],
     &FOUNDATION,
 ];
 
 /// These know each other, but in no circle.
-const FOUNDATION: [&str; 7] = ["sys", "telemetry", "flow", "config", "ids", "error", "proto"];
+const FOUNDATION: [&str; 8] = ["sys", "telemetry", "flow", "config", "ids", "glob", "error", "proto"];
 
 /// What would be downwards, but only these names may be used: the edge shows whether
 /// containerd answers, and has no other business with it.

@@ -131,12 +131,24 @@ pub struct ContainerSection {
     pub log_line_bytes_max: usize,
     /// Bytes of each of stdout and stderr that ExecSync keeps (EXE-03).
     pub exec_sync_bytes_max: usize,
-    /// Seconds that ExecSync waits for the end of output after the process ended (EXE-05).
+    /// Seconds that ExecSync and Exec wait for the end of output after the process ended (EXE-05).
     pub exec_drain_timeout_s: u64,
     /// Seconds that an exit waits for the end of output (CTR-46).
     pub exit_drain_timeout_s: u64,
     /// Leave out the volumes that images declare (CTR-08).
     pub ignore_image_volumes: bool,
+    /// Containers may ask for devices by the Container Device Interface (OCI-41).
+    pub enable_cdi: bool,
+    /// Folders of CDI specs; a later one goes over an earlier one.
+    pub cdi_spec_dirs: Vec<PathBuf>,
+    /// YAML file of block I/O classes; empty means none (OCI-45).
+    pub blockio_config_file: PathBuf,
+    /// Pass over block I/O classes that are asked for where there are none.
+    pub ignore_blockio_not_enabled_errors: bool,
+    /// YAML file that says who may choose a class of RDT; empty means everybody (OCI-45).
+    pub rdt_config_file: PathBuf,
+    /// Pass over classes of RDT that are asked for where there are none.
+    pub ignore_rdt_not_enabled_errors: bool,
     /// Seccomp profile where the kubelet gives none: empty (unconfined), RuntimeDefault or
     /// localhost/PATH (OCI-18).
     pub unset_seccomp_profile: String,
@@ -339,6 +351,12 @@ impl Default for ContainerSection {
             exec_drain_timeout_s: 5,
             exit_drain_timeout_s: 10,
             ignore_image_volumes: false,
+            enable_cdi: true,
+            cdi_spec_dirs: vec!["/etc/cdi".into(), "/var/run/cdi".into()],
+            blockio_config_file: PathBuf::new(),
+            ignore_blockio_not_enabled_errors: false,
+            rdt_config_file: PathBuf::new(),
+            ignore_rdt_not_enabled_errors: false,
             unset_seccomp_profile: String::new(),
             disable_apparmor: false,
             disable_proc_mount: false,

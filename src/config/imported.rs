@@ -1,20 +1,19 @@
 //! The registries of containerd's own configuration (IMG-27, VER-11).
 //!
 //! A node that changes over keeps what its administrator wrote for containerd's plugin:
-//! `registry.config_path`, and the older `registry.mirrors`, `registry.configs` and
-//! `registry.headers`, of format 2 (`io.containerd.grpc.v1.cri`) and 3
-//! (`io.containerd.cri.v1.images`). Nothing else of that file is read; its `imports`
-//! are not followed. The plugin takes either a `config_path` or the older keys, and so
-//! does this.
+//! `registry.config_path`, and the older `registry.mirrors`, `registry.configs`,
+//! `registry.auths` and `registry.headers`, in every format and with the files that are
+//! imported there. Nothing else of them is read here (`longshore config import` does
+//! that). The plugin takes either a `config_path` or the older keys, and so does this.
 
 use std::collections::BTreeMap;
 use std::fmt;
 use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
+use toml::{Table, Value};
 
-/// The largest file.
-const FILE_BYTES_MAX: u64 = 4 << 20;
+use super::import::{Files, Generation};
 
 /// What is said of registries there.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -62,31 +61,11 @@ impl fmt::Debug for ImportedHost {
 
 #[derive(Default, Deserialize)]
 #[serde(default)]
-struct File {
-    plugins: Plugins,
-}
-
-#[derive(Default, Deserialize)]
-#[serde(default)]
-struct Plugins {
-    #[serde(rename = "io.containerd.grpc.v1.cri")]
-    cri: Plugin,
-    #[serde(rename = "io.containerd.cri.v1.images")]
-    images: Plugin,
-}
-
-#[derive(Default, Deserialize)]
-#[serde(default)]
-struct Plugin {
-    registry: Option<Registry>,
-}
-
-#[derive(Default, Deserialize)]
-#[serde(default)]
 struct Registry {
     config_path: String,
     mirrors: BTreeMap<String, Mirror>,
     configs: BTreeMap<String, Host>,
+    auths: BTreeMap<String, Auth>,
     headers: BTreeMap<String, Vec<String>>,
 }
 
@@ -103,7 +82,7 @@ struct Host {
     tls: Tls,
 }
 
-#[derive(Default, Deserialize)]
+#[derive(Clone, Default, Deserialize)]
 #[serde(default)]
 struct Auth {
     username: String,
@@ -128,22 +107,28 @@ impl ImportedRegistries {
     /// What is wrong with the file, without quoting it: it can hold passwords.
     pub(super) fn read(path: &Path) -> Result<ImportedRegistries, String> {
         match std::fs::metadata(path) {
-            Ok(metadata) if metadata.len() > FILE_BYTES_MAX => {
-                return Err(format!("larger than {FILE_BYTES_MAX} bytes"));
-            }
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Self::default()),
-            _ => {}
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(Self::default()),
+            _ => Self::of(&Files::read(path)?),
         }
-        let text = std::fs::read_to_string(path).map_err(|error| error.to_string())?;
-        Self::parse(&text)
     }
 
-    fn parse(text: &str) -> Result<ImportedRegistries, String> {
-        let file: File = toml::from_str(text).map_err(|error| {
-            let line = error.span().map(|span| text[..span.start].lines().count().max(1));
-            format!("line {}: {}", line.unwrap_or(1), error.message().replace('\n', " "))
-        })?;
-        let registry = file.plugins.images.registry.or(file.plugins.cri.registry).unwrap_or_default();
+    /// A section of one file goes over the same of another as in containerd 2.x: which
+    /// one reads them is not known here, and a mirror too many is the lesser mistake.
+    fn of(files: &Files) -> Result<ImportedRegistries, String> {
+        let mut table = Table::new();
+        for (path, entry) in files.merge(Generation::Two).take_below(&["images", "registry"]) {
+            insert(&mut table, &path, entry.value);
+        }
+        // The message would quote the value.
+        let mut registry: Registry = Value::Table(table)
+            .try_into()
+            .map_err(|_| "a key of the registries has a value of the wrong kind".to_owned())?;
+        for (endpoint, auth) in std::mem::take(&mut registry.auths) {
+            // A URL, of which the host counts.
+            let host = endpoint.split_once("://").map_or(endpoint.as_str(), |(_, rest)| rest);
+            let host = host.split('/').next().unwrap_or_default();
+            registry.configs.entry(host.to_owned()).or_default().auth = auth;
+        }
         // A list is written as in PATH.
         let dirs: Vec<PathBuf> =
             registry.config_path.split(':').filter(|dir| !dir.is_empty()).map(PathBuf::from).collect();
@@ -170,6 +155,19 @@ impl ImportedRegistries {
     }
 }
 
+fn insert(table: &mut Table, path: &[String], value: Value) {
+    let Some((last, folders)) = path.split_last() else { return };
+    let mut table = table;
+    for folder in folders {
+        match table.entry(folder.clone()).or_insert_with(|| Value::Table(Table::new())) {
+            Value::Table(inner) => table = inner,
+            // Something else by the same name, which is refused when it is read.
+            _ => return,
+        }
+    }
+    table.insert(last.clone(), value);
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -190,9 +188,13 @@ mod tests {
           snapshotter = "overlayfs"
     "#;
 
+    fn parse(text: &str) -> Result<ImportedRegistries, String> {
+        ImportedRegistries::of(&Files::of_text(text)?)
+    }
+
     #[test]
     fn both_formats_are_read_and_nothing_is_printed() {
-        let old = ImportedRegistries::parse(OLD).expect("valid");
+        let old = parse(OLD).expect("valid");
         assert_eq!(old.mirrors["docker.io"], ["https://m.example", "http://n.example:5000"]);
         let host = &old.hosts["m.example"];
         assert_eq!((host.ca_file.as_deref(), host.cert_file.as_deref()), (Some(Path::new("/ca.pem")), None));
@@ -203,27 +205,46 @@ mod tests {
             [plugins.'io.containerd.cri.v1.images'.registry]
             config_path = "/etc/a:/etc/b"
         "#;
-        let new = ImportedRegistries::parse(new).expect("valid");
+        let new = parse(new).expect("valid");
         assert_eq!(new.config_dirs, [Path::new("/etc/a"), Path::new("/etc/b")]);
-        assert_eq!(ImportedRegistries::parse("").expect("valid"), ImportedRegistries::default());
+        assert_eq!(parse("").expect("valid"), ImportedRegistries::default());
     }
 
     #[test]
     fn a_config_path_goes_before_the_older_keys() {
         let both = format!("{OLD}\n[plugins.\"io.containerd.grpc.v1.cri\".registry]\nconfig_path = \"/c\"\n");
-        let both = ImportedRegistries::parse(&both).expect("valid");
+        let both = parse(&both).expect("valid");
         assert!(both.mirrors.is_empty() && both.config_dirs == [Path::new("/c")]);
     }
 
     #[test]
     fn a_file_that_is_not_there_says_nothing_and_a_broken_one_its_line() {
         assert_eq!(ImportedRegistries::read(Path::new("/no/such")), Ok(ImportedRegistries::default()));
-        let error = ImportedRegistries::parse("a = 1\n[plugins\n").expect_err("broken");
+        let error = parse("a = 1\n[plugins\n").expect_err("broken");
         assert!(error.starts_with("line 2"), "{error}");
-        let error = ImportedRegistries::parse(
-            "[plugins.\"io.containerd.grpc.v1.cri\".registry.configs.x.auth]\npassword = 7",
-        )
-        .expect_err("wrong");
-        assert!(!error.contains("7\n"), "{error}");
+        let wrong = "[plugins.\"io.containerd.grpc.v1.cri\".registry.configs.x.auth]\npassword = 47";
+        let error = parse(wrong).expect_err("wrong");
+        assert!(!error.contains("47"), "{error}");
+    }
+
+    /// Deprecated twice over, and still in use: by URL, and in files of format 1.
+    #[test]
+    fn auths_are_of_the_host_of_their_url() {
+        let old = "[plugins.cri.registry.auths.\"https://r.example:5000/v2/\"]\nusername = \"u\"\n\
+                   [plugins.cri.registry.configs.\"r.example:5000\".tls]\ninsecure_skip_verify = true\n";
+        let old = parse(old).expect("valid");
+        let host = &old.hosts["r.example:5000"];
+        assert_eq!((host.username.as_str(), host.skip_verify), ("u", true));
+    }
+
+    #[test]
+    fn registries_of_imported_files_count() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("config.toml");
+        std::fs::write(&path, "version = 2\nimports = [\"d/*.toml\"]\n").expect("a file");
+        std::fs::create_dir(folder.path().join("d")).expect("a folder");
+        std::fs::write(folder.path().join("d/a.toml"), format!("{OLD}\n")).expect("a file");
+        let read = ImportedRegistries::read(&path).expect("valid");
+        assert_eq!(read.mirrors["docker.io"].len(), 2);
     }
 }

@@ -3,10 +3,13 @@
 //! Nothing downstream checks a value again or reads the environment. What is wrong
 //! stops the start, naming file, line and key.
 
+mod blockio;
 pub mod file;
+pub mod import;
 mod imported;
 mod locate;
 mod proxies;
+mod rdt;
 pub mod runtimes;
 
 use std::fmt;
@@ -15,9 +18,11 @@ use std::time::Duration;
 
 use tracing::warn;
 
+pub use blockio::{BlockIoClasses, BlockIoParameters};
 pub use file::File;
 pub use imported::{ImportedHost, ImportedRegistries};
 pub use proxies::Proxies;
+pub use rdt::{RdtClass, RdtClasses};
 pub use runtimes::{CgroupDriver, Handler, NetworkOrder};
 
 /// A mistake in the configuration: the key and what is wrong with it.
@@ -89,6 +94,10 @@ pub struct Config {
     pub puller: Puller,
     /// Who unpacks layers.
     pub unpacking: Unpacking,
+    /// The classes of block I/O, where there are any.
+    pub block_io: Option<BlockIoClasses>,
+    /// Who may choose which class of RDT.
+    pub rdt: RdtClasses,
 }
 
 /// `[log]`, validated.
@@ -188,7 +197,11 @@ impl Config {
         own.clone()
     }
 
-    fn from_text(text: &str, path: &Path, overrides: &Overrides) -> Result<Config, ConfigError> {
+    /// As [`Config::load`], of a text that is called `path`; without what is said elsewhere.
+    ///
+    /// # Errors
+    /// What is wrong, with file, line and key.
+    pub fn from_text(text: &str, path: &Path, overrides: &Overrides) -> Result<Config, ConfigError> {
         let name = path.display();
         let mut file: File = toml::from_str(text).map_err(|error| {
             let place = locate::describe(text, error.span());
@@ -256,6 +269,7 @@ impl Config {
             .iter()
             .map(|(name, typed)| Handler::new(name, typed, &file.image.snapshotter, driver))
             .collect::<Result<Vec<_>, _>>()?;
+        let (block_io, rdt) = classes(&file.container)?;
         let default_handler = file.runtime.default.clone();
         if !handlers.iter().any(|handler| handler.name == default_handler) {
             return Err(problem(
@@ -274,6 +288,8 @@ impl Config {
             imported: ImportedRegistries::default(),
             puller,
             unpacking,
+            block_io,
+            rdt,
             file,
         })
     }
@@ -342,6 +358,20 @@ fn log_config(typed: &file::Log) -> Result<LogConfig, Problem> {
     Ok(LogConfig { level: typed.level.clone(), format })
 }
 
+/// Reads the files of classes (OCI-45).
+fn classes(section: &file::ContainerSection) -> Result<(Option<BlockIoClasses>, RdtClasses), Problem> {
+    let given = |path: &'_ PathBuf| (!path.as_os_str().is_empty()).then(|| path.clone());
+    let block_io = given(&section.blockio_config_file)
+        .map(|path| BlockIoClasses::read(&path))
+        .transpose()
+        .map_err(|wrong| problem("container.blockio_config_file", wrong))?;
+    let rdt = given(&section.rdt_config_file)
+        .map(|path| rdt::read(&path))
+        .transpose()
+        .map_err(|wrong| problem("container.rdt_config_file", wrong))?;
+    Ok((block_io, rdt.unwrap_or_default()))
+}
+
 fn absolute_paths(file: &File) -> Result<(), Problem> {
     let singles = [
         ("root", &file.root),
@@ -358,7 +388,8 @@ fn absolute_paths(file: &File) -> Result<(), Problem> {
         .bin_dirs
         .iter()
         .map(|path| ("cni.bin_dirs", path))
-        .chain(file.image.registry_config_dirs.iter().map(|path| ("image.registry_config_dirs", path)));
+        .chain(file.image.registry_config_dirs.iter().map(|path| ("image.registry_config_dirs", path)))
+        .chain(file.container.cdi_spec_dirs.iter().map(|path| ("container.cdi_spec_dirs", path)));
     for (key, path) in singles.into_iter().chain(lists) {
         if !path.is_absolute() {
             return Err(problem(key, format!("{path:?} must be an absolute path")));
@@ -455,6 +486,18 @@ mod tests {
                 "[runtime.handlers.runc.options]\nSystemdCgrup = true\n",
                 "f.toml:2: runtime.handlers.runc.options.SystemdCgrup: is not an option",
             ),
+            (
+                "[runtime.handlers.runc]\npod_annotations = [\"a[\"]\n",
+                "f.toml:2: runtime.handlers.runc.pod_annotations: \"a[\": a [ is not closed",
+            ),
+            (
+                "[runtime.handlers.runc]\npath = \"shim\"\n",
+                "f.toml:2: runtime.handlers.runc.path: \"shim\" must be an absolute path",
+            ),
+            (
+                "[container]\nblockio_config_file = \"/no/such\"\n",
+                "f.toml:2: container.blockio_config_file: read \"/no/such\": No such file",
+            ),
             ("[cni\n", "f.toml:1"),
         ];
         for (text, want) in cases {
@@ -479,6 +522,28 @@ mod tests {
         let kata = config.handler("kata").expect("configured");
         assert_eq!((kata.network, kata.options.is_none()), (NetworkOrder::First, true));
         assert!(config.handler("nope").is_none());
+    }
+
+    /// COX-12.
+    #[test]
+    fn other_shims_get_the_path_of_their_configuration_or_all_of_it() {
+        use prost::Message;
+        let options = |text: &str| {
+            let config = load(&format!(
+                "[runtime]\ndefault = \"vm\"\n[runtime.handlers.vm]\ntype = \"io.containerd.vm.v1\"\n[runtime.handlers.vm.options]\n{text}"
+            ))
+            .expect("valid");
+            let any = config.default_handler().options.clone().expect("options");
+            assert_eq!(any.type_url, "runtimeoptions.v1.Options");
+            crate::proto::runtimeoptions::Options::decode(any.value.as_slice()).expect("options")
+        };
+        let path = options("TypeUrl = \"io.vm.options\"\nConfigPath = \"/etc/vm.toml\"\n");
+        assert_eq!((path.type_url.as_str(), path.config_path.as_str()), ("io.vm.options", "/etc/vm.toml"));
+        assert!(path.config_body.is_empty());
+        let body = options("debug = true\n[inner]\na = 1\n");
+        assert!(body.config_path.is_empty());
+        let body = String::from_utf8(body.config_body).expect("text");
+        assert_eq!(body.parse::<toml::Table>(), "debug = true\ninner = { a = 1 }".parse());
     }
 
     #[test]

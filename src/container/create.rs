@@ -20,7 +20,7 @@ use crate::flow::{self, Stage, Undo};
 use crate::ids::{self, ContainerId};
 use crate::image::Image;
 use crate::proto::cri::{ContainerConfig, ContainerState, CreateContainerRequest};
-use crate::spec::{self, ContainerInput, Modes, Spec, annotations, gather, mounts, process};
+use crate::spec::{self, ContainerInput, Modes, Spec, annotations, gather, mounts, paths, process};
 use crate::state::container::{Status, now};
 use crate::state::record::{self, ContainerMetadata};
 use crate::state::{Container, Pod};
@@ -54,6 +54,8 @@ struct Creation {
     volume_images: Vec<Option<Arc<Image>>>,
     handler: Handler,
     target_pid: Option<u32>,
+    /// Names of CDI devices.
+    devices: Vec<String>,
 }
 
 impl Containers {
@@ -73,7 +75,6 @@ impl Containers {
             return Err(invalid("the pod sandbox config has no metadata"));
         }
         pod.require_ready()?;
-        spec::refuse_unbuilt(&config)?;
         let modes = Modes::of_container(&pod.config, &config)?;
         let features = self.features_of(self.handler_of(&pod)?);
         mounts::check(&config.mounts, features, || self.host.selinux)?;
@@ -155,8 +156,10 @@ impl Containers {
             precondition(format!("image {reference:?} is not on this node"))
         })?;
         let volume_images = image_volumes::resolve(&self.images, &mut config.mounts)?;
+        let devices = self.cdi.asked(&config)?;
         let target_pid = spec::pid_target(&config).map(|target| self.target_pid(&pod, target)).transpose()?;
-        Ok(Creation { id, pod, config, maps: modes.user, image, volume_images, handler, target_pid })
+        let maps = modes.user;
+        Ok(Creation { id, pod, config, maps, image, volume_images, handler, target_pid, devices })
     }
 
     /// The pid of the container whose pid namespace is joined (OCI-22).
@@ -213,7 +216,7 @@ impl Containers {
             volumes::copy_up(&state, &mounts, &gathered.volumes, creation.maps).await?;
         }
         stage.set("translating");
-        let host = self.host_now().await?;
+        let host = self.host_now(config, pod.status().pid).await?;
         let user_text = config.image.as_ref().map(|image| image.user_specified_image.as_str());
         let image_name = user_text.filter(|text| !text.is_empty()).unwrap_or_else(|| image.name());
         let oci = spec::container(&ContainerInput {
@@ -226,9 +229,10 @@ impl Containers {
             image: (&image.config, image_name),
             accounts: &accounts,
             handler,
+            namespace: &self.config.file.containerd.namespace,
             features: self.features_of(handler),
             host: &host,
-            files: &self.pod_files(pod),
+            files: &self.pod_files(pod, config),
             gathered: &gathered,
             options: &self.config.file.container,
         })?;
@@ -248,23 +252,24 @@ impl Containers {
         let prepared = gather::Prepared { volumes_dir: root.join("volumes"), image_volumes };
         let (config, image) = (creation.config.clone(), creation.image.config.clone());
         let (root, state) = (root.to_owned(), state.to_owned());
-        let options = self.config.file.container.clone();
+        let (cdi, devices) = (self.cdi.clone(), creation.devices.clone());
+        let (pod, options) = (creation.pod.config.clone(), self.config.clone());
+        let features = self.known_features(&creation.handler.name);
         flow::blocking(move || {
             for folder in [&root, &state] {
                 std::fs::create_dir_all(folder).context(|| format!("folder {folder:?}"))?;
             }
-            gather::container(&config, &image, &prepared, &options)
+            let classes = gather::classes::of(&config, &pod, &options)?;
+            let edits = cdi.edits(&devices)?;
+            if !edits.net_devices.is_empty() && features.is_some_and(|features| !features.net_devices) {
+                return Err(precondition(
+                    "a CDI device has network devices, which the runtime handler has not",
+                ));
+            }
+            let gathered = gather::container(&config, &image, &prepared, &options.file.container)?;
+            Ok(gather::Gathered { edits, classes, ..gathered })
         })
         .await
-    }
-
-    /// The host's facts, with those that change.
-    async fn host_now(&self) -> Result<spec::Host> {
-        let mut host = self.host.clone();
-        if host.apparmor {
-            host.apparmor_profiles = flow::blocking(|| Ok(gather::apparmor_profiles())).await?;
-        }
-        Ok(host)
     }
 
     /// Writes the status file, then the record: from then on the container exists.
@@ -279,7 +284,7 @@ impl Containers {
         let process = oci.process.clone().unwrap_or_default();
         let log_path = match (pod.config.log_directory.as_str(), config.log_path.as_str()) {
             ("", _) | (_, "") => String::new(),
-            (folder, file) => Path::new(folder).join(file).to_string_lossy().into_owned(),
+            (folder, file) => paths::join(folder, file),
         };
         let metadata = ContainerMetadata {
             id: id.to_string(),

@@ -1,9 +1,11 @@
 //! Containers: one verb, one file.
 
+mod apparmor;
 mod attach;
 mod create;
 mod exec;
 mod exit;
+mod features;
 mod files;
 mod image_volumes;
 mod list;
@@ -13,15 +15,18 @@ mod snapshot;
 mod start;
 mod status;
 mod stop;
+mod terminal;
 mod update;
 mod volumes;
 
 use std::collections::{HashMap, HashSet};
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 
 pub use files::remove_folder;
 pub use status::{user_of, verbose_info};
 
+use crate::cdi::Cdi;
 use crate::config::{Config, Handler};
 use crate::containerd::Containerd;
 use crate::error::{Result, precondition};
@@ -29,7 +34,8 @@ use crate::flow::{Flow, Joins, Keyed};
 use crate::ids::ContainerId;
 use crate::image::Images;
 use crate::io::Keeper;
-use crate::spec::{Features, Host, PodFiles};
+use crate::proto::cri::ContainerConfig;
+use crate::spec::{self, Features, Host, PodFiles};
 use crate::state::{Paths, Pod, Store};
 
 /// Everything that the verbs of containers need. Cheap to clone.
@@ -44,6 +50,8 @@ pub struct Inner {
     pub containerd: Containerd,
     /// Images.
     pub images: Images,
+    /// Devices of vendors.
+    pub cdi: Cdi,
     /// Container output.
     pub keeper: Keeper,
     /// Tables.
@@ -53,7 +61,7 @@ pub struct Inner {
     /// Facts of the host.
     pub host: Host,
     /// What the handlers' runtimes can, by handler name.
-    pub features: HashMap<String, Features>,
+    pub features: Mutex<HashMap<String, Features>>,
     /// Work that must not be cut off.
     pub flow: Flow,
     /// Creations under way, by container name.
@@ -86,29 +94,30 @@ impl Containers {
     /// # Errors
     /// FailedPrecondition naming the handler.
     pub fn handler_of(&self, pod: &Pod) -> Result<&Handler> {
-        self.config.handler(&pod.handler).ok_or_else(|| {
+        let name = pod.handler_name();
+        self.config.handler(name).ok_or_else(|| {
             precondition(format!(
-                "runtime handler {:?} of pod sandbox {} is not configured any more",
-                pod.handler, pod.id
+                "runtime handler {name:?} of pod sandbox {} is not configured any more",
+                pod.id
             ))
         })
     }
 
-    /// What the OCI runtime of a handler can; nothing where it does not tell.
+    /// The pod's own files, as a container mounts them. Which shm it has says the container,
+    /// as it does with containerd's plugin: the host's, or the pod's where it has one.
     #[must_use]
-    pub fn features_of(&self, handler: &Handler) -> Features {
-        self.features.get(&handler.name).copied().unwrap_or_default()
-    }
-
-    /// The pod's own files, as containers mount them.
-    #[must_use]
-    pub fn pod_files(&self, pod: &Pod) -> PodFiles {
+    pub fn pod_files(&self, pod: &Pod, config: &ContainerConfig) -> PodFiles {
         let root = self.paths.pod_root(&pod.id);
+        let shm = match (spec::asks_for_host_ipc(config), pod.host_ipc()) {
+            (true, _) => "/dev/shm".into(),
+            (false, true) => PathBuf::new(),
+            (false, false) => self.paths.pod_state(&pod.id).join("shm"),
+        };
         PodFiles {
             hostname: root.join("hostname"),
             hosts: root.join("hosts"),
             resolv_conf: root.join("resolv.conf"),
-            shm: if pod.host_ipc() { "/dev/shm".into() } else { self.paths.pod_state(&pod.id).join("shm") },
+            shm,
         }
     }
 }

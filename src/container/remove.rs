@@ -78,7 +78,7 @@ impl Containers {
             Err(error) if error.is_not_found() => {
                 let pod =
                     self.store.container(id).and_then(|container| self.store.pod(container.pod_id.as_str()));
-                let handler = pod.ok().and_then(|pod| self.config.handler(&pod.handler));
+                let handler = pod.ok().and_then(|pod| self.config.handler(pod.handler_name()));
                 Ok(Some(handler.unwrap_or_else(|| self.config.default_handler()).snapshotter.clone()))
             }
             Err(error) => Err(error),

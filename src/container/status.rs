@@ -60,7 +60,10 @@ impl Containers {
                         .collect(),
                 }),
             }),
-            stop_signal: cri_signal(&metadata.stop_signal) as i32,
+            stop_signal: match config.stop_signal() {
+                cri::Signal::RuntimeDefault => cri_signal(&metadata.stop_signal),
+                asked => asked,
+            } as i32,
         }
     }
 

@@ -41,7 +41,7 @@ pub use images::ImageRecord;
 pub use leases::Lease;
 pub use prost_types::Any;
 pub use snapshots::{SnapshotInfo, SnapshotKind, SnapshotUsage};
-pub use tasks::{ExecRequest, Exit, Process, ProcessStatus, TaskRequest};
+pub use tasks::{ExecRequest, Exit, Process, ProcessStatus, TaskFigures, TaskMetrics, TaskRequest};
 pub use transfer::{Credentials, Login, TransferPlatform, TransferProgress, TransferRequest};
 
 use crate::error::{Error, Kind, Result};

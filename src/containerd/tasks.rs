@@ -10,7 +10,7 @@ use prost_types::Any;
 use super::any::decode;
 use super::wire::Wire;
 use super::{Containerd, MESSAGE_BYTES_MAX, Mount, mounts_to, nanoseconds};
-use crate::error::{Result, internal};
+use crate::error::{Result, internal, unknown};
 use crate::proto::cgroups;
 
 /// How often a task is killed whose shim does not answer any more.
@@ -104,6 +104,24 @@ pub struct Exit {
     pub code: u32,
     /// Nanoseconds since the epoch; 0 if unknown.
     pub at: i64,
+}
+
+/// What a task uses.
+#[derive(Clone, Debug)]
+pub struct TaskMetrics {
+    /// When it was counted, in nanoseconds since the epoch.
+    pub at: i64,
+    /// The figures.
+    pub figures: TaskFigures,
+}
+
+/// The figures of a task, by the version of the cgroups that they are from.
+#[derive(Clone, Debug)]
+pub enum TaskFigures {
+    /// Version 1.
+    V1(cgroups::v1::Metrics),
+    /// Version 2.
+    V2(Box<cgroups::v2::Metrics>),
 }
 
 impl Containerd {
@@ -237,6 +255,30 @@ impl Containerd {
         Ok(Exit { code: answer.exit_status, at: nanoseconds(answer.exited_at) })
     }
 
+    /// Sets the size of the terminal of the main process or of an exec process.
+    ///
+    /// # Errors
+    /// NotFound; those of the shim: it has no terminal, or not yet.
+    pub async fn resize_pty(&self, container_id: &str, exec_id: &str, width: u16, height: u16) -> Result<()> {
+        let request = api::ResizePtyRequest {
+            container_id: container_id.into(),
+            exec_id: exec_id.into(),
+            width: width.into(),
+            height: height.into(),
+        };
+        self.unary("Tasks.ResizePty", self.tasks().resize_pty(request)).await.map(drop)
+    }
+
+    /// Lets the standard input of a process end, as far as its shim holds it open.
+    ///
+    /// # Errors
+    /// NotFound.
+    pub async fn close_stdin(&self, container_id: &str, exec_id: &str) -> Result<()> {
+        let request =
+            api::CloseIoRequest { container_id: container_id.into(), exec_id: exec_id.into(), stdin: true };
+        self.unary("Tasks.CloseIO", self.tasks().close_io(request)).await.map(drop)
+    }
+
     /// Applies OCI resources (JSON) to a running task.
     ///
     /// # Errors
@@ -255,19 +297,29 @@ impl Containerd {
     /// # Errors
     /// NotFound when task or cgroup are gone.
     pub async fn oom_kills(&self, container_id: &str) -> Result<u64> {
+        Ok(match self.task_metrics(container_id, self.call_timeout).await?.figures {
+            TaskFigures::V1(v1) => v1.memory_oom_control.map_or(0, |memory| memory.oom_kill),
+            TaskFigures::V2(v2) => v2.memory_events.map_or(0, |events| events.oom_kill),
+        })
+    }
+
+    /// What a task uses, as its shim counts it.
+    ///
+    /// # Errors
+    /// NotFound when task or cgroup are gone; Unknown for metrics of another system.
+    pub async fn task_metrics(&self, container_id: &str, limit: Duration) -> Result<TaskMetrics> {
         let request = api::MetricsRequest { filters: vec![format!("id=={container_id}")] };
-        let answer = self.unary("Tasks.Metrics", self.tasks().metrics(request)).await?;
-        let data = answer
-            .metrics
-            .into_iter()
-            .find(|metric| metric.id == container_id)
-            .and_then(|metric| metric.data)
-            .ok_or_else(|| crate::error::not_found(format!("no metrics of container {container_id}")))?;
-        if let Some(v1) = decode::<cgroups::v1::Metrics>(&data, "io.containerd.cgroups.v1.Metrics") {
-            return Ok(v1.memory_oom_control.map_or(0, |memory| memory.oom_kill));
-        }
-        let v2 = decode::<cgroups::v2::Metrics>(&data, "io.containerd.cgroups.v2.Metrics");
-        Ok(v2.and_then(|metrics| metrics.memory_events).map_or(0, |events| events.oom_kill))
+        let answer = self.unary_within(limit, "Tasks.Metrics", self.tasks().metrics(request)).await?;
+        let metric = answer.metrics.into_iter().find(|metric| metric.id == container_id);
+        let missing = || crate::error::not_found(format!("no metrics of container {container_id}"));
+        let metric = metric.ok_or_else(missing)?;
+        let data = metric.data.ok_or_else(missing)?;
+        let v1 = || decode(&data, "io.containerd.cgroups.v1.Metrics").map(TaskFigures::V1);
+        let v2 = || decode(&data, "io.containerd.cgroups.v2.Metrics").map(Box::new).map(TaskFigures::V2);
+        let figures = v1().or_else(v2).ok_or_else(|| {
+            unknown(format!("metrics of container {container_id} are of type {:?}", data.type_url))
+        })?;
+        Ok(TaskMetrics { at: nanoseconds(metric.timestamp), figures })
     }
 }
 

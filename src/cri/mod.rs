@@ -20,6 +20,7 @@ use crate::error::{Result, internal, unavailable};
 use crate::pod::{Pods, Recovery};
 use crate::proto::cri::image_service_server::ImageServiceServer;
 use crate::proto::cri::runtime_service_server::RuntimeServiceServer;
+use crate::stats::Stats;
 use crate::stream::Streaming;
 
 /// The largest request (SVC-08).
@@ -29,6 +30,7 @@ const REQUEST_BYTES_MAX: usize = 16 << 20;
 #[derive(Clone)]
 pub struct Cri {
     pods: Pods,
+    stats: Stats,
     streaming: Streaming,
     config: Arc<Config>,
     node: Arc<node::Node>,
@@ -40,7 +42,8 @@ impl Cri {
     #[must_use]
     pub fn new(pods: Pods, streaming: Streaming) -> Cri {
         let config = pods.containers.config.clone();
-        Cri { pods, streaming, config, node: Arc::default() }
+        let stats = Stats::new(pods.clone());
+        Cri { pods, stats, streaming, config, node: Arc::default() }
     }
 
     /// The RuntimeService.

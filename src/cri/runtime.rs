@@ -215,44 +215,78 @@ impl RuntimeService for Cri {
         self.serve("PortForward", &id, url).await
     }
 
-    async fn container_stats(&self, _: Request<ContainerStatsRequest>) -> Answer<ContainerStatsResponse> {
-        Err(unbuilt("ContainerStats"))
+    async fn container_stats(
+        &self,
+        request: Request<ContainerStatsRequest>,
+    ) -> Answer<ContainerStatsResponse> {
+        let id = request.into_inner().container_id;
+        self.serve("ContainerStats", &id, async {
+            let stats = self.stats.container(&id).await?;
+            Ok(ContainerStatsResponse { stats: Some(stats) })
+        })
+        .await
     }
 
     async fn list_container_stats(
         &self,
-        _: Request<ListContainerStatsRequest>,
+        request: Request<ListContainerStatsRequest>,
     ) -> Answer<ListContainerStatsResponse> {
-        Err(unbuilt("ListContainerStats"))
+        let filter = request.into_inner().filter;
+        self.serve("ListContainerStats", "", async {
+            Ok(ListContainerStatsResponse { stats: self.stats.containers(filter.as_ref()).await })
+        })
+        .await
     }
 
     type StreamContainerStatsStream = ListStream<StreamContainerStatsResponse>;
 
     async fn stream_container_stats(
         &self,
-        _: Request<StreamContainerStatsRequest>,
+        request: Request<StreamContainerStatsRequest>,
     ) -> Answer<Self::StreamContainerStatsStream> {
-        Err(unbuilt("StreamContainerStats"))
+        let filter = request.into_inner().filter;
+        self.serve("StreamContainerStats", "", async {
+            let items = self.stats.containers(filter.as_ref()).await;
+            Ok(in_messages(items, |container_stats| StreamContainerStatsResponse { container_stats }))
+        })
+        .await
     }
 
-    async fn pod_sandbox_stats(&self, _: Request<PodSandboxStatsRequest>) -> Answer<PodSandboxStatsResponse> {
-        Err(unbuilt("PodSandboxStats"))
+    async fn pod_sandbox_stats(
+        &self,
+        request: Request<PodSandboxStatsRequest>,
+    ) -> Answer<PodSandboxStatsResponse> {
+        let id = request.into_inner().pod_sandbox_id;
+        self.serve("PodSandboxStats", &id, async {
+            let stats = self.stats.pod(&id).await?;
+            Ok(PodSandboxStatsResponse { stats: Some(stats) })
+        })
+        .await
     }
 
     async fn list_pod_sandbox_stats(
         &self,
-        _: Request<ListPodSandboxStatsRequest>,
+        request: Request<ListPodSandboxStatsRequest>,
     ) -> Answer<ListPodSandboxStatsResponse> {
-        Err(unbuilt("ListPodSandboxStats"))
+        let filter = request.into_inner().filter;
+        self.serve("ListPodSandboxStats", "", async {
+            Ok(ListPodSandboxStatsResponse { stats: self.stats.pods(filter.as_ref()).await })
+        })
+        .await
     }
 
     type StreamPodSandboxStatsStream = ListStream<StreamPodSandboxStatsResponse>;
 
     async fn stream_pod_sandbox_stats(
         &self,
-        _: Request<StreamPodSandboxStatsRequest>,
+        request: Request<StreamPodSandboxStatsRequest>,
     ) -> Answer<Self::StreamPodSandboxStatsStream> {
-        Err(unbuilt("StreamPodSandboxStats"))
+        let filter = request.into_inner().filter;
+        self.serve("StreamPodSandboxStats", "", async {
+            let items = self.stats.pods(filter.as_ref()).await;
+            Ok(in_messages(items, |pod_sandbox_stats| StreamPodSandboxStatsResponse { pod_sandbox_stats }))
+        })
+        .await
     }
 
     async fn update_runtime_config(
@@ -324,9 +358,14 @@ impl RuntimeService for Cri {
 
     async fn update_pod_sandbox_resources(
         &self,
-        _: Request<UpdatePodSandboxResourcesRequest>,
+        request: Request<UpdatePodSandboxResourcesRequest>,
     ) -> Answer<UpdatePodSandboxResourcesResponse> {
-        Err(unbuilt("UpdatePodSandboxResources"))
+        let request = request.into_inner();
+        let id = request.pod_sandbox_id.clone();
+        self.serve("UpdatePodSandboxResources", &id, async {
+            self.pods.update_resources(request).await.map(|()| UpdatePodSandboxResourcesResponse {})
+        })
+        .await
     }
 }
 

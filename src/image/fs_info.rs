@@ -3,10 +3,11 @@
 //! A layer's size never changes, so it is asked once and remembered. A container's
 //! writable snapshot changes all the time, and containerd walks it when asked: never
 //! while a call waits. A call answers with the last sum; one that is older than
-//! [`STALE`] is made anew in the background, at most once at a time. Only the very first
-//! call has to wait, for the layers alone.
+//! [`STALE`] is made anew in the background, at most once at a time, and never more than a
+//! quarter of the time. Only the very first call has to wait, for the layers alone. What
+//! single containers take ([`super::writable`]) comes from the same walks.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
@@ -20,6 +21,8 @@ use crate::proto::cri;
 
 /// The age at which a sum is made anew.
 const STALE: Duration = Duration::from_secs(10);
+/// How much longer the pause after a measurement is than the measurement.
+const PAUSE_PER_COST: u32 = 3;
 
 /// What one snapshotter's snapshots take.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -47,16 +50,29 @@ impl From<FsUsage> for cri::FilesystemUsage {
 
 /// The last sums, by snapshotter.
 #[derive(Default)]
-pub(super) struct UsageCache(Mutex<HashMap<String, Sum>>);
+pub(super) struct UsageCache(pub(super) Mutex<HashMap<String, Sum>>);
 
 #[derive(Default)]
-struct Sum {
+pub(super) struct Sum {
     /// Layers, by name.
     layers: HashMap<String, SnapshotUsage>,
-    /// What all other snapshots took at the last look.
-    others: SnapshotUsage,
+    /// What every other snapshot took at the last look, by name.
+    pub(super) others: HashMap<String, Measured>,
+    /// Names of snapshots that are looked at for the first time.
+    pub(super) looked_at: HashSet<String>,
     measured: Option<(Instant, i64)>,
+    /// How long the last measurement took.
+    cost: Duration,
     is_being_measured: bool,
+}
+
+/// What a snapshot took at the last look.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Measured {
+    /// What it took.
+    pub usage: SnapshotUsage,
+    /// When that was, in nanoseconds since the epoch.
+    pub timestamp: i64,
 }
 
 /// Which snapshots are looked at.
@@ -100,29 +116,42 @@ impl Images {
         if known.is_none() {
             self.measure(snapshotter, Scope::Layers).await?;
         }
-        if self.0.usage.begin(snapshotter) {
-            let (images, snapshotter) = (self.clone(), snapshotter.to_owned());
-            let measure = async move {
-                let _end = End { images: &images, snapshotter: &snapshotter };
-                if let Err(error) = images.measure(&snapshotter, Scope::All).await {
-                    debug!(snapshotter, %error, "the usage of snapshots could not be measured");
-                }
-            };
-            tokio::spawn(measure.instrument(Span::current()));
-        }
+        self.measure_when_due(snapshotter);
         let known = lock(&self.0.usage.0).get(snapshotter).and_then(Sum::total);
         Ok(known.unwrap_or_default())
     }
 
+    /// Measures everything of a snapshotter in the background, if that is due.
+    pub(super) fn measure_when_due(&self, snapshotter: &str) {
+        if !self.0.usage.begin(snapshotter) {
+            return;
+        }
+        let (images, snapshotter) = (self.clone(), snapshotter.to_owned());
+        let measure = async move {
+            let _end = End { images: &images, snapshotter: &snapshotter };
+            if let Err(error) = images.measure(&snapshotter, Scope::All).await {
+                debug!(snapshotter, %error, "the usage of snapshots could not be measured");
+            }
+        };
+        tokio::spawn(measure.instrument(Span::current()));
+    }
+
     async fn measure(&self, snapshotter: &str, scope: Scope) -> Result<()> {
+        let (begun, begun_at) = (Instant::now(), now());
         let snapshots = self.0.containerd.list_snapshots(snapshotter).await?;
         let known = lock(&self.0.usage.0).get(snapshotter).map(|sum| sum.layers.clone()).unwrap_or_default();
-        let (mut layers, mut others) = (HashMap::with_capacity(known.len()), SnapshotUsage::default());
-        for snapshot in &snapshots {
+        let mut layers = HashMap::with_capacity(known.len());
+        let mut others = HashSet::new();
+        for snapshot in snapshots {
             let is_layer = snapshot.kind == SnapshotKind::Committed;
             let usage = match known.get(&snapshot.name) {
                 Some(usage) if is_layer => *usage,
                 _ if !is_layer && scope == Scope::Layers => continue,
+                _ if !is_layer => {
+                    self.look_at(snapshotter, &snapshot.name).await;
+                    others.insert(snapshot.name);
+                    continue;
+                }
                 _ => match self.0.containerd.snapshot_usage(snapshotter, &snapshot.name).await {
                     Ok(usage) => usage,
                     // Gone since the list was made.
@@ -130,24 +159,38 @@ impl Images {
                     Err(error) => return Err(error),
                 },
             };
-            if is_layer {
-                layers.insert(snapshot.name.clone(), usage);
-            } else {
-                others = plus(others, usage);
-            }
+            layers.insert(snapshot.name, usage);
         }
-        let timestamp = i64::try_from(jiff::Timestamp::now().as_nanosecond()).unwrap_or(i64::MAX);
         let mut cache = lock(&self.0.usage.0);
         let sum = cache.entry(snapshotter.to_owned()).or_default();
         sum.layers = layers;
         // What layers alone take is stale at once: the containers' part follows.
         let age = if scope == Scope::All { Duration::ZERO } else { STALE };
         if scope == Scope::All {
-            sum.others = others;
+            // Those that were made since are not in the list.
+            sum.others.retain(|name, last| others.contains(name) || last.timestamp >= begun_at);
+            sum.cost = begun.elapsed();
         }
-        sum.measured = Some((Instant::now().checked_sub(age).unwrap_or_else(Instant::now), timestamp));
+        sum.measured = Some((Instant::now().checked_sub(age).unwrap_or_else(Instant::now), now()));
         Ok(())
     }
+
+    /// Looks at one snapshot that is no layer. Where that fails, the last look stands.
+    pub(super) async fn look_at(&self, snapshotter: &str, name: &str) {
+        let timestamp = now();
+        match self.0.containerd.snapshot_usage(snapshotter, name).await {
+            Ok(usage) => {
+                let mut cache = lock(&self.0.usage.0);
+                let sum = cache.entry(snapshotter.to_owned()).or_default();
+                sum.others.insert(name.to_owned(), Measured { usage, timestamp });
+            }
+            Err(error) => debug!(snapshotter, name, %error, "the usage of a snapshot is not known"),
+        }
+    }
+}
+
+fn now() -> i64 {
+    i64::try_from(jiff::Timestamp::now().as_nanosecond()).unwrap_or(i64::MAX)
 }
 
 impl UsageCache {
@@ -155,7 +198,8 @@ impl UsageCache {
     fn begin(&self, snapshotter: &str) -> bool {
         let mut cache = lock(&self.0);
         let Some(sum) = cache.get_mut(snapshotter) else { return false };
-        let is_due = sum.measured.is_none_or(|(at, _)| at.elapsed() >= STALE);
+        let pause = STALE.max(sum.cost * PAUSE_PER_COST);
+        let is_due = sum.measured.is_none_or(|(at, _)| at.elapsed() >= pause);
         let begins = is_due && !sum.is_being_measured;
         sum.is_being_measured |= begins;
         begins
@@ -179,7 +223,9 @@ impl Drop for End<'_> {
 impl Sum {
     fn total(&self) -> Option<(SnapshotUsage, i64)> {
         let (_, timestamp) = self.measured?;
-        Some((self.layers.values().fold(self.others, |sum, usage| plus(sum, *usage)), timestamp))
+        let others = self.others.values().map(|last| &last.usage);
+        let all = self.layers.values().chain(others);
+        Some((all.fold(SnapshotUsage::default(), |sum, usage| plus(sum, *usage)), timestamp))
     }
 }
 
@@ -210,9 +256,9 @@ mod tests {
         let usage = |bytes| SnapshotUsage { bytes, inodes: 1 };
         let sum = Sum {
             layers: HashMap::from([("a".into(), usage(1)), ("b".into(), usage(2))]),
-            others: usage(4),
+            others: HashMap::from([("c".into(), Measured { usage: usage(4), timestamp: 1 })]),
             measured: Some((Instant::now(), 9)),
-            is_being_measured: false,
+            ..Sum::default()
         };
         assert_eq!(sum.total(), Some((SnapshotUsage { bytes: 7, inodes: 3 }, 9)));
         assert_eq!(Sum::default().total(), None);

@@ -36,6 +36,7 @@ mod tree;
 mod unpack;
 mod users;
 mod work;
+mod writable;
 
 use std::collections::{BTreeMap, HashSet};
 use std::path::PathBuf;
@@ -51,7 +52,7 @@ use crate::flow::{Keyed, Shared};
 use crate::spec::ImageConfig;
 use reference::Reference;
 
-pub use fs_info::FsUsage;
+pub use fs_info::{FsUsage, Measured};
 pub use pause::PAUSE_REFERENCE;
 pub use progress::{LayerProgress, LayerState, PullState};
 pub use pull::Pull;

@@ -8,6 +8,7 @@
 //! Both ends are opened without waiting for the other (VER-13): the reader here with
 //! `O_NONBLOCK`, so that the shim's blocking open for writing returns at once.
 
+use std::collections::HashMap;
 use std::fs::{DirBuilder, File, OpenOptions};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::{DirBuilderExt, FileTypeExt, MetadataExt, OpenOptionsExt};
@@ -86,6 +87,28 @@ impl Fifos {
         Fifos { stdin: path(stdin), stdout: path(stdout), stderr: path(stderr) }
     }
 
+    /// The sets of FIFOs in a folder, by the process whose they are. Blocking; what cannot
+    /// be read is not there.
+    #[must_use]
+    pub fn found_in(folder: &Path) -> HashMap<String, Fifos> {
+        let mut found: HashMap<String, Fifos> = HashMap::new();
+        for entry in std::fs::read_dir(folder).into_iter().flatten().flatten() {
+            let name = entry.file_name();
+            let Some((process, stream)) = name.to_str().and_then(|name| name.rsplit_once('-')) else {
+                continue;
+            };
+            let fifos = found.entry(process.to_owned()).or_default();
+            let path = match stream {
+                "stdin" => &mut fifos.stdin,
+                "stdout" => &mut fifos.stdout,
+                "stderr" => &mut fifos.stderr,
+                _ => continue,
+            };
+            *path = Some(entry.path());
+        }
+        found
+    }
+
     /// Removes the FIFOs and the folder that was made for them. What is gone already is
     /// fine, and so is a folder that holds something else. Blocking.
     ///
@@ -146,6 +169,19 @@ pub(super) fn open_writer(path: &Path) -> Result<OwnedFd> {
     // again: writers shall notice when the process has gone.
     let _both = open(path, OpenOptions::new().read(true).write(true))?;
     open(path, OpenOptions::new().write(true)).map(OwnedFd::from)
+}
+
+/// Opens a FIFO for writing to whoever reads it; `None` if nobody does.
+///
+/// # Errors
+/// As [`open_reader`].
+pub(super) fn open_to_reader(path: &Path) -> Result<Option<OwnedFd>> {
+    let mut options = OpenOptions::new();
+    match options.write(true).custom_flags(libc::O_NONBLOCK).open(path) {
+        Err(error) if error.raw_os_error() == Some(libc::ENXIO) => Ok(None),
+        Err(error) => Err(error).context(|| format!("open FIFO {path:?}")),
+        Ok(file) => Ok(Some(file.into())),
+    }
 }
 
 /// Whether a writer has come and all have gone, as far as `reader` was there to see it.
@@ -229,6 +265,8 @@ mod tests {
 
         let exec = Fifos::make(state.path(), "c1", "e1", Wanted { stdin: false, ..ALL }).expect("made");
         assert_eq!(exec.stdin, None);
+        let exec_folder = exec.stdout.as_deref().and_then(Path::parent).expect("it has a folder");
+        assert_eq!(Fifos::found_in(exec_folder), HashMap::from([("e1".to_owned(), exec.clone())]));
         assert_ne!(exec.stderr.as_deref().and_then(Path::parent), Some(&*folder));
         for _ in 0..2 {
             fifos.remove().expect("removing is idempotent");
@@ -266,11 +304,13 @@ mod tests {
         let path = fifos.stdin.as_deref().expect("wanted");
         let writer = open_writer(path).expect("opened");
         // Nobody reads yet, and this end is not a reader itself.
+        assert!(open_to_reader(path).expect("looked").is_none());
         assert_eq!(rustix::io::write(&writer, b"x"), Err(rustix::io::Errno::PIPE));
         let (reader, _) = open_reader(path, false).expect("opened");
         let mut byte = [0];
         assert_eq!(rustix::io::read(&reader, &mut byte), Err(rustix::io::Errno::AGAIN));
         drop(writer);
         assert_eq!(rustix::io::read(&reader, &mut byte), Ok(0));
+        assert!(open_to_reader(path).expect("looked").is_some());
     }
 }

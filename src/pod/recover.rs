@@ -92,6 +92,10 @@ impl Pods {
             stopped: false,
         };
         let pod = Arc::new(Pod::new(metadata, record.created_at, status));
+        match record::updated_resources(record) {
+            Ok(updated) => pod.set_updated_resources(updated),
+            Err(error) => warn!(pod = record.id, %error, "the updated resources of a pod are not known"),
+        }
         self.containers.store.add_pod(pod.clone());
         if task.is_some() && running.is_none() {
             let (this, id) = (self.clone(), record.id.clone());
@@ -181,8 +185,9 @@ impl Pods {
         }
     }
 
-    /// Exec processes whose caller died with the last server (REC-14): their FIFOs are the
-    /// folders beside the task's own.
+    /// Exec processes of the last server (REC-14): their FIFOs are the folders beside the
+    /// task's own. Those of ExecSync have lost their caller and are killed; those of
+    /// sessions are waited for.
     fn remove_execs(&self, container: &Arc<Container>, task: &Process) {
         let own = Path::new(&task.stdout).parent().map(Path::to_owned);
         let io = self.containers.paths.container_state(&container.id).join("io");
@@ -190,23 +195,28 @@ impl Pods {
         tokio::spawn(async move {
             let folders =
                 flow::blocking(move || Ok(exec_folders(&io, own.as_deref()))).await.unwrap_or_default();
-            for (folder, exec_ids) in folders {
-                for exec_id in exec_ids {
-                    let id = container.id.as_str();
-                    let containerd = &this.containers.containerd;
-                    if containerd.kill(id, &exec_id, SIGKILL, false).await.is_ok() {
-                        let _ = tokio::time::timeout(Duration::from_secs(10), containerd.wait(id, &exec_id))
-                            .await;
-                    }
-                    if let Err(error) = containerd.delete_exec(id, &exec_id).await {
-                        warn!(container = id, %error, "an exec of the last server was not deleted");
-                    }
-                }
-                if let Err(error) = remove_folder(&folder).await {
-                    warn!(container = %container.id, %error, "the FIFOs of an exec were not removed");
-                }
+            for (folder, fifos) in folders {
+                let (this, container) = (this.clone(), container.clone());
+                tokio::spawn(async move { this.remove_exec_folder(&container, &folder, fifos).await });
             }
         });
+    }
+
+    async fn remove_exec_folder(&self, container: &Container, folder: &Path, execs: HashMap<String, Fifos>) {
+        let (id, containerd) = (container.id.as_str(), &self.containers.containerd);
+        for (exec_id, fifos) in execs {
+            if !self.containers.outlast_session(container, &exec_id, &fifos).await
+                && containerd.kill(id, &exec_id, SIGKILL, false).await.is_ok()
+            {
+                let _ = tokio::time::timeout(Duration::from_secs(10), containerd.wait(id, &exec_id)).await;
+            }
+            if let Err(error) = containerd.delete_exec(id, &exec_id).await {
+                warn!(container = id, %error, "an exec of the last server was not deleted");
+            }
+        }
+        if let Err(error) = remove_folder(folder).await {
+            warn!(container = id, %error, "the FIFOs of an exec were not removed");
+        }
     }
 
     /// Names again, live objects first: of two with one name the newer live one has it,
@@ -333,19 +343,11 @@ fn names_in(folder: &Path) -> Vec<String> {
     entries.filter_map(|entry| entry.file_name().into_string().ok()).collect()
 }
 
-/// Folders of exec FIFOs below `io`, with the exec ids that their FIFOs name.
-fn exec_folders(io: &Path, own: Option<&Path>) -> Vec<(PathBuf, HashSet<String>)> {
+/// Folders of exec FIFOs below `io`, with the FIFOs by exec id.
+fn exec_folders(io: &Path, own: Option<&Path>) -> Vec<(PathBuf, HashMap<String, Fifos>)> {
     let folders =
         names_in(io).into_iter().map(|name| io.join(name)).filter(|folder| Some(folder.as_path()) != own);
-    folders
-        .map(|folder| {
-            let ids = names_in(&folder)
-                .into_iter()
-                .filter_map(|name| name.rsplit_once('-').map(|(id, _)| id.to_owned()))
-                .collect();
-            (folder, ids)
-        })
-        .collect()
+    folders.map(|folder| (Fifos::found_in(&folder), folder)).map(|(fifos, folder)| (folder, fifos)).collect()
 }
 
 /// When a process started, as its /proc entry has it; now if it is gone.

@@ -63,7 +63,7 @@ impl Pods {
             Err(error) if error.is_not_found() => self
                 .containers
                 .config
-                .handler(&pod.handler)
+                .handler(pod.handler_name())
                 .unwrap_or_else(|| self.containers.config.default_handler())
                 .snapshotter
                 .clone(),

@@ -26,16 +26,14 @@ use crate::flow::{self, Stage, Undo};
 use crate::ids::{self, PodId};
 use crate::image::Image;
 use crate::network::{Attachment, PodNetwork, netns};
-use crate::proto::cri::{PodSandboxConfig, RunPodSandboxRequest};
+use crate::proto::cri::{NamespaceMode, PodSandboxConfig, RunPodSandboxRequest};
 use crate::spec::{self, Modes, PauseInput, annotations, gather};
 use crate::state::Pod;
-use crate::state::pod::Status;
+use crate::state::pod::{Status, UNTRUSTED_HANDLER, is_untrusted};
 use crate::state::record::{self, CREATING_LABEL, SandboxMetadata};
 
 /// Label of a pod's lease: tells ours from others'.
 pub(super) const LEASE_LABEL: &str = "longshore.io/pod";
-/// Annotation that chooses the handler `untrusted` (SBX-12).
-const UNTRUSTED_ANNOTATION: &str = "io.kubernetes.cri.untrusted-workload";
 
 /// A pod that is being made.
 struct Creation {
@@ -62,9 +60,6 @@ impl Pods {
         let config = request.config.ok_or_else(|| invalid("no pod sandbox config is given"))?;
         let metadata =
             config.metadata.as_ref().ok_or_else(|| invalid("the pod sandbox config has no metadata"))?;
-        if metadata.name.is_empty() || metadata.namespace.is_empty() || metadata.uid.is_empty() {
-            return Err(invalid("the pod sandbox metadata needs a name, a namespace and a uid"));
-        }
         let handler = self.choose_handler(&config, &request.runtime_handler)?;
         let modes = Modes::of_pod(&config)?;
         modes.require_startable(&handler.name, self.containers.features_of(&handler))?;
@@ -86,18 +81,16 @@ impl Pods {
 
     /// The handler by name, or by the legacy annotation (SBX-11, SBX-12).
     fn choose_handler(&self, config: &PodSandboxConfig, asked: &str) -> Result<Handler> {
-        let untrusted = config.annotations.get(UNTRUSTED_ANNOTATION).is_some_and(|value| value == "true");
-        let name = if untrusted {
-            if !asked.is_empty() && asked != "untrusted" {
+        let name = if is_untrusted(config) {
+            if !asked.is_empty() && asked != UNTRUSTED_HANDLER {
                 return Err(invalid(format!("runtime handler {asked:?} is asked for an untrusted workload")));
             }
-            let context = config.linux.as_ref().and_then(|linux| linux.security_context.as_ref());
-            if context.is_some_and(|context| context.privileged) || Modes::of_pod(config)?.host_network() {
-                return Err(invalid(
-                    "an untrusted workload cannot be privileged or use the host's namespaces",
-                ));
+            // Privileged it may be: a runtime of virtual machines gives it the guest, not the host.
+            let modes = Modes::of_pod(config)?;
+            if [modes.network, modes.pid, modes.ipc].contains(&NamespaceMode::Node) {
+                return Err(invalid("an untrusted workload cannot use the host's namespaces"));
             }
-            "untrusted"
+            UNTRUSTED_HANDLER
         } else {
             asked
         };
@@ -357,7 +350,7 @@ impl Pods {
             id: creation.id.clone(),
             paths: containers.paths.clone(),
             node_name: containers.host.hostname.clone(),
-            host_ipc: creation.modes.ipc == crate::proto::cri::NamespaceMode::Node,
+            host_ipc: creation.modes.ipc == NamespaceMode::Node,
             shm_bytes: containers.config.file.sandbox.shm_bytes,
             maps: creation.modes.user,
         };
@@ -391,7 +384,7 @@ impl Pods {
         let containers = &self.containers;
         let files = crate::spec::PodFiles {
             resolv_conf: containers.paths.pod_root(&creation.id).join("resolv.conf"),
-            shm: if creation.modes.ipc == crate::proto::cri::NamespaceMode::Node {
+            shm: if creation.modes.ipc == NamespaceMode::Node {
                 "/dev/shm".into()
             } else {
                 containers.paths.pod_state(&creation.id).join("shm")
@@ -411,6 +404,7 @@ impl Pods {
             image: (&creation.image.config, creation.image.name()),
             accounts: &accounts,
             handler: &creation.handler,
+            namespace: &containers.config.file.containerd.namespace,
             host: &containers.host,
             files: &files,
             seccomp: local.as_ref(),

@@ -11,6 +11,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 
+use crate::glob::Glob;
 use crate::proto::cri::{LinuxContainerResources, PodSandboxConfig};
 
 const PREFIX: &str = "io.kubernetes.cri.";
@@ -33,6 +34,14 @@ pub fn of_pause(pod_id: &str, pod: &PodSandboxConfig, image: &str) -> BTreeMap<S
     set("container-type", KIND_SANDBOX.into());
     set("sandbox-log-directory", pod.log_directory.clone());
     set("podsandbox.image-name", image.into());
+    all
+}
+
+/// What a pause container's spec says of the resources of its pod (SBX-34).
+#[must_use]
+pub fn of_pod_resources(pod: &PodSandboxConfig) -> BTreeMap<String, String> {
+    let mut all = BTreeMap::new();
+    let mut set = |key: &str, value: String| all.insert(format!("{PREFIX}{key}"), value);
     if let Some(LinuxContainerResources {
         cpu_period, cpu_quota, cpu_shares, memory_limit_in_bytes, ..
     }) = pod.linux.as_ref().and_then(|linux| linux.resources.as_ref())
@@ -77,42 +86,11 @@ fn of_pod(pod_id: &str, pod: &PodSandboxConfig) -> BTreeMap<String, String> {
 /// The annotations of `from` whose key matches one of the handler's `globs`.
 pub fn passed<'a>(
     from: &'a BTreeMap<String, String>,
-    globs: &'a [String],
+    globs: &'a [Glob],
 ) -> impl Iterator<Item = (String, String)> + 'a {
     from.iter()
-        .filter(|(key, _)| globs.iter().any(|glob| matches(glob, key)))
+        .filter(|(key, _)| globs.iter().any(|glob| glob.matches(key)))
         .map(|(key, value)| (key.clone(), value.clone()))
-}
-
-/// Whether `text` matches `glob`: `*` is any run of characters but '/', `?` is one.
-fn matches(glob: &str, text: &str) -> bool {
-    fn go(glob: &[u8], text: &[u8]) -> bool {
-        // Iterative with one point to come back to: linear in practice, never exponential.
-        let (mut g, mut t, mut star) = (0, 0, None);
-        while t < text.len() {
-            match glob.get(g) {
-                Some(b'*') => {
-                    star = Some((g, t));
-                    g += 1;
-                    continue;
-                }
-                Some(b'?') if text[t] != b'/' => {}
-                Some(c) if *c == text[t] => {}
-                _ => match star {
-                    Some((at, from)) if text[from] != b'/' => {
-                        star = Some((at, from + 1));
-                        (g, t) = (at + 1, from + 1);
-                        continue;
-                    }
-                    _ => return false,
-                },
-            }
-            g += 1;
-            t += 1;
-        }
-        glob[g..].iter().all(|c| *c == b'*')
-    }
-    go(glob.as_bytes(), text.as_bytes())
 }
 
 /// The labels of a container record: the image's, then the pod's or container's own,
@@ -145,19 +123,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn globs_match_within_a_path_element() {
-        for (glob, text, want) in [
-            ("io.kata.*", "io.kata.x", true),
-            ("*", "a", true),
-            ("*", "a/b", false),
-            ("a/*", "a/b", true),
-            ("a?c", "abc", true),
-            ("a*b*c", "aXbYc", true),
-            ("a*b*c", "aXbY", false),
-            ("", "", true),
-        ] {
-            assert_eq!(matches(glob, text), want, "{glob} {text}");
-        }
+    fn annotations_pass_by_the_globs_of_the_handler() {
+        let from = ["io.x/a", "io.x.b", "other"].map(|key| (key.to_owned(), String::new())).into();
+        let keys = |globs: &[&str]| {
+            let globs: Vec<Glob> = globs.iter().filter_map(|glob| Glob::new(glob).ok()).collect();
+            passed(&from, &globs).map(|(key, _)| key).collect::<Vec<_>>()
+        };
+        assert_eq!(keys(&["io.*"]), ["io.x.b"]);
+        assert_eq!(keys(&["io.*/[a-c]", "other"]), ["io.x/a", "other"]);
     }
 
     #[test]

@@ -2,11 +2,11 @@
 
 use serde_json::Value;
 
-use super::oci::{Linux, Process, Resources, Root, Spec};
+use super::oci::{Linux, Mount, Process, Resources, Spec};
 use super::user::{self, UserRequest};
 use super::{
-    Accounts, Features, Host, HostDevice, ImageConfig, Modes, PodFiles, annotations, base, devices, gather,
-    mounts, namespaces, pause, process, resources, security,
+    Accounts, Features, Host, HostDevice, ImageConfig, Modes, PodFiles, annotations, apparmor, classes,
+    defaults, devices, edits, gather, mounts, namespaces, process, resources, security,
 };
 use crate::config::Handler;
 use crate::error::{Result, invalid};
@@ -36,6 +36,8 @@ pub struct ContainerInput<'a> {
     pub accounts: &'a Accounts,
     /// The pod's handler.
     pub handler: &'a Handler,
+    /// containerd's namespace.
+    pub namespace: &'a str,
     /// What its runtime can.
     pub features: Features,
     /// The host.
@@ -77,23 +79,31 @@ impl Asked {
 pub fn container(input: &ContainerInput<'_>) -> Result<Spec> {
     let ContainerInput { config, pod, handler, .. } = *input;
     let asked = Asked::of(input)?;
-    let mut spec = base(handler);
-    let seccomp = fill_process(input, &asked, spec.process.get_or_insert_with(Process::default))?;
-    let propagation;
-    (spec.mounts, propagation) = mounts_of(input, &asked)?;
-    spec.root = Some(Root { path: "rootfs".into(), readonly: asked.context.readonly_rootfs });
-    spec.annotations.extend(annotations::passed(&pod.annotations, &handler.pod_annotations));
-    spec.annotations.extend(annotations::passed(&config.annotations, &handler.container_annotations));
-    let name = config.metadata.as_ref().map(|metadata| metadata.name.as_str()).unwrap_or_default();
-    spec.annotations.extend(annotations::of_container(input.pod_id, pod, name, input.image.1));
-    let section = spec.linux.get_or_insert_with(Linux::default);
-    section.rootfs_propagation = propagation;
+    let mut spec = defaults::of_container(handler, cgroups_path(input, &asked))?;
+    let seccomp = fill_process(input, &asked, spec.process.get_or_insert_default())?;
+    let root = spec.root.get_or_insert_default();
+    root.path = "rootfs".into();
+    root.readonly |= asked.context.readonly_rootfs;
+    let section = spec.linux.get_or_insert_default();
+    fill_linux(input, &asked, section)?;
     // A base spec may have a profile of the node's owner for containers that ask for none.
     if seccomp.is_some() || asked.context.privileged {
         section.seccomp = seccomp;
     }
-    fill_linux(input, &asked, section)?;
+    spec.mounts = mounts_of(input, &asked, std::mem::take(&mut spec.mounts), section)?;
+    spec.annotations.extend(annotations::passed(&pod.annotations, &handler.pod_annotations));
+    spec.annotations.extend(annotations::passed(&config.annotations, &handler.container_annotations));
+    let name = config.metadata.as_ref().map(|metadata| metadata.name.as_str()).unwrap_or_default();
+    spec.annotations.extend(annotations::of_container(input.pod_id, pod, name, input.image.1));
+    edits::apply(&input.gathered.edits, &mut spec);
     Ok(spec)
+}
+
+fn cgroups_path(input: &ContainerInput<'_>, asked: &Asked) -> String {
+    match asked.pod.cgroup_parent.as_str() {
+        "" => resources::default_cgroups_path(input.handler.cgroup_driver, input.namespace, input.id),
+        parent => resources::cgroups_path(parent, input.id),
+    }
 }
 
 /// Fills the first process, and gives the filter that it starts with.
@@ -110,36 +120,45 @@ fn fill_process(input: &ContainerInput<'_>, asked: &Asked, process: &mut Process
         },
         image,
         input.accounts,
+        std::mem::take(&mut process.user),
     )?;
     user::require_mapped(&process.user, asked.modes.user)?;
     let hostname = if pod.hostname.is_empty() { &host.hostname } else { &pod.hostname };
     process.args = process::args(&config.command, &config.args, image)?;
-    process.env = process::env(config, image, hostname)?;
-    process.cwd = process::cwd(config, image);
+    process.env = process::env(std::mem::take(&mut process.env), config, image, hostname)?;
+    process.cwd = process::cwd(&process.cwd, config, image);
     process.terminal = config.tty;
     process.no_new_privileges = context.no_new_privs;
     if let Some(limits) = &asked.resources {
-        process.oom_score_adj = Some(resources::oom_score_adj(limits.oom_score_adj, host));
+        process.oom_score_adj = Some(resources::oom_score_adj(limits.oom_score_adj, host)?);
     }
-    let capabilities = security::capabilities(context.capabilities.as_ref(), context.privileged, host);
-    let (seccomp_text, apparmor_text) = text_profiles_of(context);
-    let profile = security::profile("AppArmor", context.apparmor.as_ref(), apparmor_text)?;
-    process.apparmor_profile = security::apparmor(&profile, context.privileged, host)?;
-    let profile = gather::seccomp_profile(context, seccomp_text, input.options)?;
+    let start = process.capabilities.take().unwrap_or_default();
+    let capabilities = security::capabilities(start, context.capabilities.as_ref(), context.privileged, host);
+    let profile = apparmor::name(&apparmor::asked(context)?, context.privileged, host)?;
+    // As with seccomp, a base spec's stays where none is asked for.
+    if !profile.is_empty() || context.privileged {
+        process.apparmor_profile = profile;
+    }
+    let profile = gather::seccomp_profile(context, seccomp_text_of(context), input.options)?;
     let local = input.gathered.seccomp.as_ref();
     let filter = security::seccomp(&profile, context.privileged, &capabilities.bounding, local, host)?;
     process.capabilities = Some(capabilities);
     Ok(filter)
 }
 
-#[allow(deprecated)] // older kubelets still send the text forms (OCI-19)
-fn text_profiles_of(context: &LinuxContainerSecurityContext) -> (&str, &str) {
-    (&context.seccomp_profile_path, &context.apparmor_profile)
+#[allow(deprecated)] // older kubelets still send the text form (OCI-19)
+fn seccomp_text_of(context: &LinuxContainerSecurityContext) -> &str {
+    &context.seccomp_profile_path
 }
 
-fn mounts_of(input: &ContainerInput<'_>, asked: &Asked) -> Result<(Vec<super::oci::Mount>, String)> {
+fn mounts_of(
+    input: &ContainerInput<'_>,
+    asked: &Asked,
+    start: Vec<Mount>,
+    section: &mut Linux,
+) -> Result<Vec<Mount>> {
     let context = &asked.context;
-    mounts::of_container(mounts::Request {
+    let request = mounts::Request {
         mounts: &input.config.mounts,
         gathered: &input.gathered.mounts,
         volumes: &input.gathered.volumes,
@@ -147,36 +166,37 @@ fn mounts_of(input: &ContainerInput<'_>, asked: &Asked) -> Result<(Vec<super::oc
         readonly_rootfs: context.readonly_rootfs,
         privileged: context.privileged,
         cgroup_writable: input.handler.cgroup_writable,
+        own_cgroup_namespace: section.namespaces.iter().any(|namespace| namespace.kind == "cgroup"),
         features: input.features,
         host_sys: asked.modes.host_sys(),
-    })
+        host: input.host,
+    };
+    mounts::of_container(request, start, &mut section.rootfs_propagation)
 }
 
 fn fill_linux(input: &ContainerInput<'_>, asked: &Asked, section: &mut Linux) -> Result<()> {
     let (context, host) = (&asked.context, input.host);
     section.namespaces = namespaces::of_container(
+        std::mem::take(&mut section.namespaces),
         asked.modes,
         input.pause_pid,
         input.target_pid,
         host.cgroup_v2 && !context.privileged,
     )?;
     section.map_ids(asked.modes.user);
-    section.cgroups_path = resources::cgroups_path(&asked.pod.cgroup_parent, input.id);
     if context.privileged {
         section.masked_paths.clear();
         section.readonly_paths.clear();
     } else if !input.options.disable_proc_mount {
         section.masked_paths.clone_from(&context.masked_paths);
         section.readonly_paths.clone_from(&context.readonly_paths);
-    } else if input.handler.base_spec.is_none() {
-        (section.masked_paths, section.readonly_paths) = pause::usual_paths();
     }
     let limits = section.resources.get_or_insert_with(Resources::default);
-    limits.devices = vec![devices::deny_all()];
     if let Some(wanted) = &asked.resources {
         resources::apply(wanted, limits, host, input.options.tolerates_missing_hugetlb())?;
     }
     add_devices(input, context, section);
+    classes::apply(&input.gathered.classes, section);
     Ok(())
 }
 
@@ -191,9 +211,7 @@ fn add_devices(input: &ContainerInput<'_>, context: &LinuxContainerSecurityConte
     section.devices.extend(asked.iter().map(|device| device.node(owner)));
     limits.devices.extend(asked.iter().map(HostDevice::rule));
     if context.privileged && !input.handler.privileged_without_host_devices {
-        let known: Vec<String> = section.devices.iter().map(|device| device.path.clone()).collect();
-        let host = input.gathered.host_devices.iter().filter(|device| !known.contains(&device.path));
-        section.devices.extend(host.map(|device| device.node(None)));
+        section.devices.extend(input.gathered.host_devices.iter().map(|device| device.node(None)));
         limits.devices = vec![devices::allow_all()];
     } else if context.privileged && input.handler.all_devices_allowed {
         limits.devices = vec![devices::allow_all()];

@@ -1,15 +1,18 @@
 //! Reads from the host what the translation needs, before it runs.
 
+pub mod classes;
+
 use std::collections::HashSet;
 use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
+use super::classes::Classes;
 use super::devices::check_permissions;
 use super::security::{self, Profile};
-use super::{Features, Host, HostDevice, HostMount, ImageConfig, LocalProfile};
+use super::{Edits, Features, Host, HostDevice, HostMount, ImageConfig, LocalProfile, paths};
 use crate::config::file::ContainerSection;
 use crate::error::{Context, Result, invalid};
-use crate::proto::cri::{ContainerConfig, LinuxContainerSecurityContext, MountPropagation};
+use crate::proto::cri::{ContainerConfig, LinuxContainerSecurityContext, Mount, MountPropagation};
 use crate::sys;
 use crate::sys::mountinfo::{self, MountPoint};
 
@@ -17,7 +20,11 @@ use crate::sys::mountinfo::{self, MountPoint};
 const PROFILE_BYTES_MAX: u64 = 4 << 20;
 
 /// Folders below /dev that are made anew in every container, or are the host's own.
-const DEV_SKIPPED: [&str; 6] = ["pts", "shm", "fd", "mqueue", ".lxc", ".lxd-mounts"];
+const DEV_SKIPPED: [&str; 7] = ["pts", "shm", "fd", "mqueue", ".lxc", ".lxd-mounts", ".udev"];
+
+/// Options of cgroup v2 that hold for all its mounts: who mounts it without them takes them
+/// from the host.
+const REPEATED_CGROUP_OPTIONS: [&str; 2] = ["nsdelegate", "memory_recursiveprot"];
 
 /// Facts of one container.
 #[derive(Clone, Debug, Default)]
@@ -32,6 +39,10 @@ pub struct Gathered {
     pub host_devices: Vec<HostDevice>,
     /// The seccomp profile of the node.
     pub seccomp: Option<LocalProfile>,
+    /// What the CDI devices change; gathered by [`crate::cdi`].
+    pub edits: Edits,
+    /// Its classes; gathered by [`classes`].
+    pub classes: Classes,
 }
 
 /// What was made on the host for a container before.
@@ -55,9 +66,7 @@ pub fn host(restrict_oom_score_adj: bool) -> Host {
         cgroup_v2,
         capabilities: sys::process::bounding_capabilities(),
         seccomp: exists("/proc/sys/kernel/seccomp/actions_avail"),
-        apparmor: std::fs::read_to_string("/sys/module/apparmor/parameters/enabled")
-            .is_ok_and(|text| text.starts_with('Y'))
-            && exists("/sys/kernel/security/apparmor/profiles"),
+        apparmor: sys::apparmor::support(),
         apparmor_profiles: Vec::new(),
         selinux: exists("/sys/fs/selinux/enforce"),
         kernel: kernel_version(&release.release().to_string_lossy()),
@@ -70,6 +79,10 @@ pub fn host(restrict_oom_score_adj: bool) -> Host {
         } else {
             exists("/sys/fs/cgroup/memory/memory.memsw.limit_in_bytes")
         },
+        cgroup_mount_options: mountinfo::super_options(Path::new("/sys/fs/cgroup"))
+            .into_iter()
+            .filter(|option| REPEATED_CGROUP_OPTIONS.contains(&option.as_str()))
+            .collect(),
         hugetlb_controller: if cgroup_v2 {
             v2_controller("hugetlb")
         } else {
@@ -95,13 +108,6 @@ fn kernel_version(release: &str) -> (u32, u32) {
     (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0))
 }
 
-/// The names of the loaded AppArmor profiles.
-#[must_use]
-pub fn apparmor_profiles() -> Vec<String> {
-    let text = std::fs::read_to_string("/sys/kernel/security/apparmor/profiles").unwrap_or_default();
-    text.lines().filter_map(|line| line.rsplit_once(" (").map(|(name, _)| name.to_owned())).collect()
-}
-
 /// Reads what `binary features` of an OCI runtime says (SVC-18, SVC-20), and leaves out
 /// what the kernel cannot do.
 ///
@@ -122,6 +128,7 @@ pub fn parse_features(json: &[u8], host: &Host) -> Result<Features> {
         user_namespaces: has(&value["linux"]["namespaces"], "user")
             && id_mapped_mounts
             && host.user_namespaces,
+        net_devices: value["linux"]["netDevices"]["enabled"] == true,
     })
 }
 
@@ -134,7 +141,7 @@ pub fn seccomp_profile(
     text: &str,
     options: &ContainerSection,
 ) -> Result<Profile> {
-    let profile = security::profile("seccomp", context.seccomp.as_ref(), text)?;
+    let profile = security::seccomp_profile(context.seccomp.as_ref(), text, context.privileged)?;
     Ok(profile.or_unset(&options.unset_seccomp_profile))
 }
 
@@ -154,10 +161,7 @@ pub fn container(
     for (index, given) in config.mounts.iter().enumerate() {
         gathered.mounts.push(match prepared.image_volumes.get(index) {
             Some(Some(source)) => HostMount { source: source.clone(), ..HostMount::default() },
-            _ => {
-                let private = given.propagation == MountPropagation::PropagationPrivate as i32;
-                mount(Path::new(&given.host_path), !private)?
-            }
+            _ => mount(Path::new(&given.host_path), needs_propagation(given))?,
         });
     }
     for given in &config.devices {
@@ -198,6 +202,12 @@ fn security_text(context: &LinuxContainerSecurityContext) -> &str {
     &context.seccomp_profile_path
 }
 
+/// Whether the host's mount must be looked at; unknown values count as private (OCI-31).
+fn needs_propagation(given: &Mount) -> bool {
+    let asked = MountPropagation::try_from(given.propagation);
+    asked.is_ok_and(|propagation| propagation != MountPropagation::PropagationPrivate)
+}
+
 fn mount(path: &Path, with_propagation: bool) -> Result<HostMount> {
     let what = || format!("mount of {path:?}");
     match std::fs::metadata(path) {
@@ -208,64 +218,64 @@ fn mount(path: &Path, with_propagation: bool) -> Result<HostMount> {
         }
         Err(error) => return Err(error).context(what),
     }
-    let source = path.canonicalize().context(what)?;
+    let source = resolved(path).context(what)?;
     if !with_propagation {
         return Ok(HostMount { source, ..HostMount::default() });
     }
-    let MountPoint { path: mount_point, shared, slave } = mountinfo::containing(&mountinfo::read()?, &source);
+    let real = source.canonicalize().context(what)?;
+    let MountPoint { path: mount_point, shared, slave } = mountinfo::containing(&mountinfo::read()?, &real);
     Ok(HostMount { source, mount_point, shared, slave })
+}
+
+/// A path of the host as a spec names it: where it leads if it is a link itself, else as
+/// it is given.
+fn resolved(path: &Path) -> std::io::Result<PathBuf> {
+    if std::fs::symlink_metadata(path)?.is_symlink() { path.canonicalize() } else { Ok(path.to_owned()) }
 }
 
 /// One device, or all below a folder (OCI-40).
 fn device(host_path: &str, container_path: &str, permissions: &str) -> Result<Vec<HostDevice>> {
     let what = || format!("device {host_path:?}");
-    let resolved = Path::new(host_path).canonicalize().context(what)?;
-    let container_path = if container_path.is_empty() { host_path } else { container_path };
-    let metadata = std::fs::metadata(&resolved).context(what)?;
-    if !metadata.is_dir() {
-        return match node(&resolved, container_path, permissions) {
-            Some(device) => Ok(vec![device]),
-            None => Err(invalid(format!("{}: it is not a device node", what()))),
-        };
+    let source = resolved(Path::new(host_path)).context(what)?;
+    let target = if container_path.is_empty() { &*source.to_string_lossy() } else { container_path };
+    if std::fs::metadata(&source).context(what)?.is_dir() {
+        let mut list = Vec::new();
+        walk(&source, target, permissions, &mut list);
+        return Ok(list);
     }
-    let mut list = Vec::new();
-    walk(&resolved, &mut |path| {
-        let below = path.strip_prefix(&resolved).unwrap_or(path);
-        let target = Path::new(container_path).join(below);
-        list.extend(node(path, &target.to_string_lossy(), permissions));
-    });
-    Ok(list)
+    match node(&source, target, permissions) {
+        Some(device) => Ok(vec![device]),
+        None => Err(invalid(format!("{}: it is not a device node", what()))),
+    }
 }
 
 fn host_devices() -> Vec<HostDevice> {
     let mut list = Vec::new();
-    walk(Path::new("/dev"), &mut |path| {
-        // The console is the runtime's own to make.
-        if path != Path::new("/dev/console") {
-            list.extend(node(path, &path.to_string_lossy(), "rwm"));
-        }
-    });
+    walk(Path::new("/dev"), "/dev", "rwm", &mut list);
     list
 }
 
-/// Calls `visit` for every file below `folder`, bounded in depth; what cannot be read is
-/// passed over: devices come and go.
-fn walk(folder: &Path, visit: &mut dyn FnMut(&Path)) {
-    fn go(folder: &Path, depth: usize, visit: &mut dyn FnMut(&Path)) {
-        for entry in std::fs::read_dir(folder).into_iter().flatten().flatten() {
+/// Adds the devices below `folder` as they are below `target`, sorted by name, bounded in
+/// depth; what cannot be read is passed over: devices come and go. Consoles are the
+/// runtime's own to make, and a FIFO is none of the host's devices.
+fn walk(folder: &Path, target: &str, permissions: &str, found: &mut Vec<HostDevice>) {
+    fn go(folder: &Path, target: &str, permissions: &str, depth: usize, found: &mut Vec<HostDevice>) {
+        let mut entries: Vec<_> = std::fs::read_dir(folder).into_iter().flatten().flatten().collect();
+        entries.sort_by_key(std::fs::DirEntry::file_name);
+        for entry in entries {
             let Ok(kind) = entry.file_type() else { continue };
-            let path = entry.path();
+            let (path, name) = (entry.path(), entry.file_name());
+            let target = paths::join(target, &name.to_string_lossy());
             if kind.is_dir() {
-                let name = entry.file_name();
                 if depth > 0 && !DEV_SKIPPED.iter().any(|skipped| name == *skipped) {
-                    go(&path, depth - 1, visit);
+                    go(&path, &target, permissions, depth - 1, found);
                 }
-            } else if !kind.is_symlink() {
-                visit(&path);
+            } else if name != "console" {
+                found.extend(node(&path, &target, permissions).filter(|device| device.kind != 'p'));
             }
         }
     }
-    go(folder, 8, visit);
+    go(folder, target, permissions, 8, found);
 }
 
 fn node(path: &Path, container_path: &str, permissions: &str) -> Option<HostDevice> {
@@ -275,6 +285,8 @@ fn node(path: &Path, container_path: &str, permissions: &str) -> Option<HostDevi
         'c'
     } else if kind.is_block_device() {
         'b'
+    } else if kind.is_fifo() {
+        'p'
     } else {
         return None;
     };
@@ -292,15 +304,15 @@ fn node(path: &Path, container_path: &str, permissions: &str) -> Option<HostDevi
 
 /// A folder for each volume that the image declares and no CRI mount covers (CTR-08).
 fn volumes(image: &ImageConfig, config: &ContainerConfig, dir: &Path) -> Vec<(PathBuf, String)> {
-    let taken: HashSet<&str> =
-        config.mounts.iter().map(|mount| mount.container_path.trim_end_matches('/')).collect();
+    let taken: HashSet<String> =
+        config.mounts.iter().map(|mount| paths::clean(&mount.container_path)).collect();
     let mut list: Vec<(PathBuf, String)> = image
         .volumes
         .iter()
-        .filter(|target| !target.is_empty() && !taken.contains(target.trim_end_matches('/')))
+        .filter(|target| !target.is_empty() && !taken.contains(&paths::clean(target)))
         .map(|target| {
             // A relative path is taken from the root.
-            let target = if target.starts_with('/') { target.clone() } else { format!("/{target}") };
+            let target = if target.starts_with('/') { target.clone() } else { paths::join("/", target) };
             (dir.join(crate::ids::random_hex::<16>()), target)
         })
         .collect();
@@ -318,7 +330,7 @@ mod tests {
         let path = dir.path().join("a/b");
         let found = mount(&path, false).expect("made");
         assert!(path.is_dir());
-        assert_eq!(found.source, path.canonicalize().expect("exists"));
+        assert_eq!(found.source, path);
     }
 
     #[test]
@@ -327,6 +339,9 @@ mod tests {
         std::os::unix::fs::symlink("/usr", dir.path().join("link")).expect("a link");
         let found = mount(&dir.path().join("link"), true).expect("resolved");
         assert_eq!(found.source, Path::new("/usr"));
+        // A link on the way is the kernel's to follow.
+        let below = dir.path().join("link/bin");
+        assert_eq!(mount(&below, false).expect("there").source, below);
     }
 
     #[test]
@@ -335,6 +350,19 @@ mod tests {
         assert_eq!((null[0].kind, null[0].major, null[0].minor), ('c', 1, 3));
         assert_eq!(null[0].path, "/dev/mine");
         assert!(device("/etc/passwd", "", "r").is_err());
+        let dir = tempfile::tempdir().expect("a folder");
+        std::fs::create_dir(dir.path().join("pts")).expect("a folder");
+        for name in ["b", "a", "pts/c"] {
+            let (path, mode) = (dir.path().join(name), rustix::fs::Mode::RUSR);
+            rustix::fs::mkfifoat(rustix::fs::CWD, path, mode).expect("a FIFO");
+        }
+        std::os::unix::fs::symlink("/dev/zero", dir.path().join("zero")).expect("a link");
+        let folder = dir.path().to_string_lossy();
+        assert_eq!(device(&folder, "/dev/x", "r"), Ok(vec![]));
+        let fifo = device(&format!("{folder}/a"), "", "r").expect("a FIFO by name");
+        assert_eq!((fifo[0].kind, fifo[0].path.as_str()), ('p', format!("{folder}/a").as_str()));
+        let zero = device(&format!("{folder}/zero"), "", "r").expect("a link");
+        assert_eq!(zero[0].path, "/dev/zero");
         assert!(
             device("/dev/there-is-none", "", "r")
                 .is_err_and(|error| error.message().contains("there-is-none"))
@@ -347,7 +375,12 @@ mod tests {
         let host = |kernel, user_namespaces| Host { kernel, user_namespaces, ..Host::default() };
         let new = host((6, 1), true);
         let json = br#"{"mountOptions":["ro","rro"],"linux":{"namespaces":["user"],"mountExtensions":{"idmap":{"enabled":true}}}}"#;
-        let all = Features { recursive_read_only: true, id_mapped_mounts: true, user_namespaces: true };
+        let all = Features {
+            recursive_read_only: true,
+            id_mapped_mounts: true,
+            user_namespaces: true,
+            net_devices: false,
+        };
         assert_eq!(parse_features(json, &new), Ok(all));
         assert_eq!(parse_features(json, &host((5, 11), true)), Ok(Features::default()));
         let none = Features { user_namespaces: false, ..all };
@@ -356,6 +389,8 @@ mod tests {
         let old = parse_features(old, &new).expect("features");
         assert!(old.recursive_read_only && !old.user_namespaces && !old.id_mapped_mounts);
         assert_eq!(parse_features(b"{}", &new), Ok(Features::default()));
+        let net = br#"{"linux":{"netDevices":{"enabled":true}}}"#;
+        assert_eq!(parse_features(net, &new), Ok(Features { net_devices: true, ..Features::default() }));
         assert!(parse_features(b"unknown command", &new).is_err());
     }
 }

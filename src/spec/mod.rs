@@ -5,13 +5,18 @@
 
 mod accounts;
 pub mod annotations;
+pub mod apparmor;
+pub mod classes;
 mod container;
+mod defaults;
 pub mod devices;
+pub mod edits;
 pub mod gather;
 mod image;
 pub mod mounts;
 pub mod namespaces;
 pub mod oci;
+pub mod paths;
 mod pause;
 pub mod process;
 pub mod resources;
@@ -21,16 +26,18 @@ pub mod user;
 
 pub use accounts::Accounts;
 pub use container::{ContainerInput, container};
+pub use defaults::base;
 pub use devices::HostDevice;
+pub use edits::Edits;
 pub use image::ImageConfig;
 pub use mounts::{HostMount, PodFiles};
 pub use namespaces::Modes;
 pub use oci::Spec;
 pub use pause::{PauseInput, pause, pause_seccomp, sysctls_need_network};
 
-use crate::config::Handler;
-use crate::error::{Error, Result, precondition};
+use crate::error::{Result, precondition};
 use crate::proto::cri::{ContainerConfig, NamespaceMode};
+use crate::sys::apparmor::Support;
 
 /// Facts of the host that do not change while the server runs.
 #[derive(Clone, Debug, Default)]
@@ -41,8 +48,8 @@ pub struct Host {
     pub capabilities: u64,
     /// The kernel has seccomp filters.
     pub seccomp: bool,
-    /// AppArmor is in force.
-    pub apparmor: bool,
+    /// Whether AppArmor is in force.
+    pub apparmor: Support,
     /// Loaded AppArmor profiles; read anew for every container.
     pub apparmor_profiles: Vec<String>,
     /// SELinux is in force.
@@ -55,18 +62,14 @@ pub struct Host {
     pub user_namespaces: bool,
     /// Memory and swap can be limited together.
     pub swap_controller: bool,
+    /// Options of the mounted cgroup v2 that must be repeated where it is mounted again.
+    pub cgroup_mount_options: Vec<String>,
     /// Huge pages can be limited.
     pub hugetlb_controller: bool,
     /// The server's own OOM score adjustment.
     pub oom_score_adj: i32,
     /// Never ask for one below it.
     pub restrict_oom_score_adj: bool,
-}
-
-impl Host {
-    fn apparmor_loaded(&self, name: &str) -> bool {
-        self.apparmor_profiles.iter().any(|profile| profile == name)
-    }
 }
 
 /// What the OCI runtime of a handler can (SVC-18).
@@ -78,6 +81,8 @@ pub struct Features {
     pub id_mapped_mounts: bool,
     /// User namespaces, with id-mapped mounts.
     pub user_namespaces: bool,
+    /// Network devices of the host that move into a container.
+    pub net_devices: bool,
 }
 
 /// A profile of the node, as read.
@@ -87,19 +92,6 @@ pub struct LocalProfile {
     pub path: String,
     /// Its text.
     pub text: String,
-}
-
-/// The spec that values are laid over: the handler's base spec, or nothing.
-fn base(handler: &Handler) -> Spec {
-    let mut spec = handler
-        .base_spec
-        .as_ref()
-        .and_then(|base| serde_json::from_value::<Spec>(base.clone()).ok())
-        .unwrap_or_default();
-    if spec.oci_version.is_empty() {
-        spec.oci_version = oci::OCI_VERSION.to_owned();
-    }
-    spec
 }
 
 /// Parses the OCI spec of a container record.
@@ -117,28 +109,19 @@ pub fn to_json(spec: &Spec) -> Vec<u8> {
     serde_json::to_vec(spec).expect("a spec has text keys only")
 }
 
-/// Refuses what a pod or container asks for that is not built and must not be ignored.
-///
-/// # Errors
-/// Unimplemented, naming the field.
-pub fn refuse_unbuilt(config: &ContainerConfig) -> Result<()> {
-    let unbuilt =
-        |what: &str| Err(Error::new(crate::error::Kind::Unimplemented, format!("{what} are not served yet")));
-    if !config.cdi_devices.is_empty() || config.annotations.keys().any(|key| key.starts_with("cdi.k8s.io/")) {
-        return unbuilt("CDI devices");
-    }
-    let classes = ["blockio.resources.beta.kubernetes.io/", "rdt.resources.beta.kubernetes.io/"];
-    if config.annotations.keys().any(|key| classes.iter().any(|class| key.starts_with(class))) {
-        return unbuilt("block I/O and RDT classes");
-    }
-    Ok(())
-}
-
 /// Whether a container joins another's pid namespace, and whose.
 #[must_use]
 pub fn pid_target(config: &ContainerConfig) -> Option<&str> {
     let options = config.linux.as_ref()?.security_context.as_ref()?.namespace_options.as_ref()?;
     (options.pid == NamespaceMode::Target as i32).then_some(options.target_id.as_str())
+}
+
+/// Whether a container asks for the host's IPC.
+#[must_use]
+pub fn asks_for_host_ipc(config: &ContainerConfig) -> bool {
+    let context = config.linux.as_ref().and_then(|linux| linux.security_context.as_ref());
+    let options = context.and_then(|context| context.namespace_options.as_ref());
+    options.is_some_and(|options| options.ipc == NamespaceMode::Node as i32)
 }
 
 #[cfg(test)]

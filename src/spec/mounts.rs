@@ -2,23 +2,26 @@
 //!
 //! | CRI | OCI | rule |
 //! |---|---|---|
-//! | – | proc, /dev, devpts, mqueue, sysfs, cgroup | OCI-26 |
+//! | – | proc, /dev, devpts, shm, mqueue, sysfs, or those of a base spec; cgroup | OCI-26 |
 //! | `mounts` | bind mounts in place of a default with the same target; `/dev` drops the defaults below it | OCI-27 |
 //! | order | by depth of the target, as given within a depth | OCI-28 |
-//! | `host_path` | resolved, made as a folder when missing (done by gather) | OCI-29, OCI-30 |
+//! | `host_path` | a link is resolved, what is missing made as a folder (done by gather) | OCI-29, OCI-30 |
 //! | `propagation` | `rprivate`, `rslave`, `rshared`; the host's mount must allow it | OCI-31 |
 //! | `readonly`, `recursive_read_only` | `ro`, `rro` | OCI-32 |
 //! | – | the pod's hostname, hosts, resolv.conf and shm where no mount has their target | OCI-36 |
 //! | `image`, `image_sub_path` | a bind mount of where the image is mounted, which is gathered; read-only and private alone | OCI-37, OCI-38 |
 //! | `uid_mappings`, `gid_mappings` | `uidMappings`, `gidMappings` of the bind mount; an image is mounted with them before | OCI-34 |
 //! | – | in a user namespace with the host's network, `/sys` is the host's | SBX-28 |
-//! | mount options, SELinux relabel | refused until they are built | |
+//! | `mount_options` | options of the bind mount, on top of all others | OCI-35 |
+//! | SELinux relabel | refused until it is built | |
 
-use std::path::{Component, Path, PathBuf};
+use std::collections::HashSet;
+use std::path::{Path, PathBuf};
 
-use super::Features;
 use super::namespaces;
 use super::oci::{IdMapping, Mount};
+use super::paths::{clean, depth};
+use super::{Features, Host};
 use crate::error::{Context, Error, Kind, Result, invalid, precondition, unimplemented};
 use crate::proto::cri::{self, MountPropagation};
 use crate::sys::userns::IdMap;
@@ -27,12 +30,15 @@ use crate::sys::userns::IdMap;
 pub const IMAGE_VOLUME_FAILED: &str = "ImageVolumeMountFailed";
 /// The same, of recursive read-only mounts.
 pub const RRO_UNSUPPORTED: &str = "RROUnsupported";
+/// What `mount_options` may hold: what takes something away from what is mounted.
+const MOUNT_OPTIONS: [&str; 3] = ["noexec", "nodev", "nosuid"];
 const NO_ID_MAPPED_MOUNTS: &str = "the runtime handler has no id-mapped mounts";
+const SHM: &str = "/dev/shm";
 
 /// A CRI mount's source on the host, as gathered.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct HostMount {
-    /// The host path with its symlinks resolved; of an image volume, where that is mounted.
+    /// The host path, resolved if it is a link; of an image volume, where that is mounted.
     pub source: PathBuf,
     /// The mount point that it is on, for the error.
     pub mount_point: PathBuf,
@@ -72,10 +78,14 @@ pub struct Request<'a> {
     pub privileged: bool,
     /// The handler lets containers write to their cgroup.
     pub cgroup_writable: bool,
+    /// The container has a cgroup namespace.
+    pub own_cgroup_namespace: bool,
     /// What the handler's runtime can.
     pub features: Features,
     /// `/sys` is the host's.
     pub host_sys: bool,
+    /// The host.
+    pub host: &'a Host,
 }
 
 fn mount(destination: &str, kind: &str, source: &str, options: &[&str]) -> Mount {
@@ -88,11 +98,9 @@ fn mount(destination: &str, kind: &str, source: &str, options: &[&str]) -> Mount
     }
 }
 
-/// What every container has. `sys` and `cgroup` are `ro` or `rw`; a pause container has
-/// no cgroup mount.
-#[must_use]
-pub fn defaults(sys: &str, cgroup: Option<&str>) -> Vec<Mount> {
-    let mut list = vec![
+/// What every container has without a base spec.
+pub(super) fn defaults() -> Vec<Mount> {
+    vec![
         mount("/proc", "proc", "proc", &["nosuid", "noexec", "nodev"]),
         mount("/dev", "tmpfs", "tmpfs", &["nosuid", "strictatime", "mode=755", "size=65536k"]),
         mount(
@@ -101,14 +109,16 @@ pub fn defaults(sys: &str, cgroup: Option<&str>) -> Vec<Mount> {
             "devpts",
             &["nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620", "gid=5"],
         ),
+        mount(SHM, "tmpfs", "shm", &["nosuid", "noexec", "nodev", "mode=1777", "size=65536k"]),
         mount("/dev/mqueue", "mqueue", "mqueue", &["nosuid", "noexec", "nodev"]),
-        mount("/sys", "sysfs", "sysfs", &["nosuid", "noexec", "nodev", sys]),
-    ];
-    if let Some(access) = cgroup {
-        let options = ["nosuid", "noexec", "nodev", "relatime", access];
-        list.push(mount("/sys/fs/cgroup", "cgroup", "cgroup", &options));
-    }
-    list
+        mount("/sys", "sysfs", "sysfs", &["nosuid", "noexec", "nodev", "ro"]),
+    ]
+}
+
+/// Makes file systems of `kind` writable: where a privileged container has them.
+pub(super) fn make_writable(mounts: &mut [Mount], kind: &str) {
+    let options = mounts.iter_mut().filter(|mount| mount.kind == kind).flat_map(|mount| &mut mount.options);
+    options.filter(|option| *option == "ro").for_each(|option| "rw".clone_into(option));
 }
 
 /// Puts the host's `/sys` in place of one of the container's own (SBX-28): all of it, and
@@ -122,67 +132,81 @@ fn use_host_sys(list: &mut [Mount]) {
 /// The mounts of a pause container: the defaults, the pod's shm and resolv.conf.
 #[must_use]
 pub fn of_pause(privileged: bool, host_sys: bool, shm: &Path, resolv_conf: &Path) -> Vec<Mount> {
-    let mut list = defaults(if privileged { "rw" } else { "ro" }, None);
+    let mut list = defaults();
+    list.retain(|mount| mount.destination != SHM);
+    if privileged {
+        make_writable(&mut list, "sysfs");
+    }
     if host_sys {
         use_host_sys(&mut list);
     }
     // The flags are needed in user namespaces and do no harm elsewhere.
     let options = ["rbind", "ro", "nosuid", "nodev", "noexec"];
-    list.push(mount("/dev/shm", "bind", &shm.to_string_lossy(), &options));
+    list.push(mount(SHM, "bind", &shm.to_string_lossy(), &options));
     list.push(mount("/etc/resolv.conf", "bind", &resolv_conf.to_string_lossy(), &options));
     list
 }
 
-/// The mounts of a container, and the propagation of its root (empty: the runtime's own).
+/// Lays the mounts of a container over those that it starts from, and raises the
+/// propagation of its root (empty: the runtime's own) to what they need.
 ///
 /// # Errors
 /// InvalidArgument for contradictions; FailedPrecondition where the host's mount does not
 /// allow the propagation; Unimplemented for what is not built.
-pub fn of_container(request: Request<'_>) -> Result<(Vec<Mount>, String)> {
-    let taken: Vec<PathBuf> = request.mounts.iter().map(|mount| clean(&mount.container_path)).collect();
-    let has = |target: &str| taken.iter().any(|path| path == Path::new(target));
-    let access = |writable: bool| if writable { "rw" } else { "ro" };
-    let mut list: Vec<Mount> =
-        defaults(access(request.privileged), Some(access(request.privileged || request.cgroup_writable)));
+pub fn of_container(request: Request<'_>, start: Vec<Mount>, root: &mut String) -> Result<Vec<Mount>> {
+    let mut binds = Vec::new();
+    for (given, host) in request.mounts.iter().zip(request.gathered) {
+        binds.push(bind(given, host, request.features, root)?);
+    }
+    let asked: HashSet<String> = binds.iter().map(|mount| clean(&mount.destination)).collect();
+    let mut add = |target: &str, source: &Path, access: &str| {
+        if !asked.contains(&clean(target)) && !source.as_os_str().is_empty() {
+            binds.push(mount(target, "bind", &source.to_string_lossy(), &["rbind", "rprivate", access]));
+        }
+    };
+    let files = request.files;
+    let access = if request.readonly_rootfs { "ro" } else { "rw" };
+    add("/etc/hostname", &files.hostname, access);
+    add("/etc/hosts", &files.hosts, access);
+    add("/etc/resolv.conf", &files.resolv_conf, access);
+    add(SHM, &files.shm, "rw");
+    for (source, target) in request.volumes {
+        add(target, source, "rw");
+    }
+    binds.sort_by_key(|mount| depth(&mount.destination));
+
+    let mut list = start;
+    list.push(cgroup(&request));
+    let taken: HashSet<String> = binds.iter().map(|mount| clean(&mount.destination)).collect();
+    list.retain(|mount| {
+        let target = clean(&mount.destination);
+        !taken.contains(&target) && !(taken.contains("/dev") && target.starts_with("/dev/"))
+    });
+    if request.privileged {
+        make_writable(&mut list, "sysfs");
+        make_writable(&mut list, "cgroup");
+    }
     if request.host_sys {
         use_host_sys(&mut list);
     }
-    list.retain(|mount| !(has(&mount.destination) || has("/dev") && mount.destination.starts_with("/dev/")));
-
-    let mut propagation = "";
-    let mut binds = Vec::new();
-    for (given, host) in request.mounts.iter().zip(request.gathered) {
-        binds.push(bind(given, host, request.features, &mut propagation)?);
-    }
-    let files = request.files;
-    let own = [
-        ("/etc/hostname", &files.hostname, request.readonly_rootfs),
-        ("/etc/hosts", &files.hosts, request.readonly_rootfs),
-        ("/etc/resolv.conf", &files.resolv_conf, request.readonly_rootfs),
-        ("/dev/shm", &files.shm, false),
-    ];
-    for (target, source, readonly) in own {
-        if !has(target) && !source.as_os_str().is_empty() {
-            binds.push(mount(
-                target,
-                "bind",
-                &source.to_string_lossy(),
-                &["rbind", "rprivate", access(!readonly)],
-            ));
-        }
-    }
-    for (source, target) in request.volumes {
-        if !taken.contains(&clean(target)) {
-            binds.push(mount(target, "bind", &source.to_string_lossy(), &["rbind", "rprivate", "rw"]));
-        }
-    }
-    binds.sort_by_key(|mount| depth(&mount.destination));
     list.extend(binds);
-    Ok((list, propagation.to_owned()))
+    Ok(list)
+}
+
+/// The cgroup file system. In the host's cgroup namespace it is the host's one mount seen
+/// again, and what is not repeated of its options would be taken from the host.
+fn cgroup(request: &Request<'_>) -> Mount {
+    let access = if request.cgroup_writable { "rw" } else { "ro" };
+    let mut cgroup =
+        mount("/sys/fs/cgroup", "cgroup", "cgroup", &["nosuid", "noexec", "nodev", "relatime", access]);
+    if !request.own_cgroup_namespace {
+        cgroup.options.extend(request.host.cgroup_mount_options.iter().cloned());
+    }
+    cgroup
 }
 
 /// One CRI mount; raises the propagation of the root to what it needs.
-fn bind(given: &cri::Mount, host: &HostMount, features: Features, root: &mut &str) -> Result<Mount> {
+fn bind(given: &cri::Mount, host: &HostMount, features: Features, root: &mut String) -> Result<Mount> {
     let source = host.source.to_string_lossy();
     let on = host.mount_point.display();
     let propagation = match MountPropagation::try_from(given.propagation) {
@@ -192,7 +216,7 @@ fn bind(given: &cri::Mount, host: &HostMount, features: Features, root: &mut &st
                     "mount {source:?}: it is on {on}, which is not a shared mount (bidirectional propagation)"
                 )));
             }
-            *root = "rshared";
+            "rshared".clone_into(root);
             "rshared"
         }
         Ok(MountPropagation::PropagationHostToContainer) => {
@@ -201,8 +225,8 @@ fn bind(given: &cri::Mount, host: &HostMount, features: Features, root: &mut &st
                     "mount {source:?}: it is on {on}, which is neither a shared nor a slave mount (host to container propagation)"
                 )));
             }
-            if *root != "rshared" {
-                *root = "rslave";
+            if root != "rshared" {
+                "rslave".clone_into(root);
             }
             "rslave"
         }
@@ -215,9 +239,6 @@ fn bind(given: &cri::Mount, host: &HostMount, features: Features, root: &mut &st
         (false, true) => {
             return Err(invalid(format!("mount {source:?}: recursive_read_only without readonly")));
         }
-        (true, true) if propagation != "rprivate" => {
-            return Err(invalid(format!("mount {source:?}: recursive_read_only needs private propagation")));
-        }
         (true, true) if !features.recursive_read_only => {
             // The text must begin with the word (ERR-09).
             return Err(Error::new(
@@ -227,9 +248,17 @@ fn bind(given: &cri::Mount, host: &HostMount, features: Features, root: &mut &st
                 ),
             ));
         }
+        (true, true) if given.propagation != MountPropagation::PropagationPrivate as i32 => {
+            return Err(invalid(format!("mount {source:?}: recursive_read_only needs private propagation")));
+        }
         (true, true) => "rro",
     };
     let mut bind = mount(&given.container_path, "bind", &source, &["rbind", propagation, access]);
+    for option in &given.mount_options {
+        if !bind.options.contains(option) {
+            bind.options.push(option.clone());
+        }
+    }
     // An image has been mounted with them.
     if given.image.is_none() && has_mappings(given) {
         if !features.id_mapped_mounts {
@@ -296,8 +325,13 @@ pub fn check(mounts: &[cri::Mount], features: Features, mut is_selinux: impl FnM
         let unbuilt =
             |what: &str| unimplemented(format!("{word}{what} are not served yet (mount at {target:?})"));
         check_mappings(given, features).context(|| format!("{word}mount at {target:?}"))?;
-        if !given.mount_options.is_empty() {
-            return Err(unbuilt("mount options"));
+        if let Some(option) =
+            given.mount_options.iter().find(|option| !MOUNT_OPTIONS.contains(&option.as_str()))
+        {
+            let known = MOUNT_OPTIONS.join(", ");
+            return Err(invalid(format!(
+                "{word}mount at {target:?}: mount option {option:?} is not one of {known}"
+            )));
         }
         if given.selinux_relabel && is_selinux() {
             return Err(unbuilt("SELinux labels"));
@@ -331,25 +365,6 @@ fn check_source(given: &cri::Mount) -> Result<(), String> {
     Ok(())
 }
 
-/// A path without `.`, `..` and doubled slashes, for comparing targets.
-fn clean(path: &str) -> PathBuf {
-    let mut out = PathBuf::from("/");
-    for part in Path::new(path).components() {
-        match part {
-            Component::Normal(name) => out.push(name),
-            Component::ParentDir => {
-                out.pop();
-            }
-            _ => {}
-        }
-    }
-    out
-}
-
-fn depth(path: &str) -> usize {
-    clean(path).components().count()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -366,7 +381,7 @@ mod tests {
             shm: "/p/shm".into(),
         };
         let gathered = vec![host; mounts.len()];
-        of_container(Request {
+        let request = Request {
             mounts,
             gathered: &gathered,
             volumes: &[("/v".into(), "/data/vol".into())],
@@ -374,9 +389,13 @@ mod tests {
             readonly_rootfs: false,
             privileged: false,
             cgroup_writable: false,
+            own_cgroup_namespace: false,
             features,
             host_sys: false,
-        })
+            host: &Host { cgroup_mount_options: vec!["nsdelegate".into()], ..Host::default() },
+        };
+        let mut root = String::new();
+        of_container(request, defaults(), &mut root).map(|list| (list, root))
     }
 
     fn targets(list: &[Mount]) -> Vec<&str> {
@@ -404,6 +423,41 @@ mod tests {
         );
     }
 
+    /// A target that is not absolute is another one, and a volume counts as what is mounted.
+    #[test]
+    fn targets_are_compared_as_text() {
+        let (list, _) = of(&[given("etc/hosts")], HostMount::default(), Features::default()).expect("valid");
+        let hosts = targets(&list).into_iter().filter(|target| target.ends_with("etc/hosts"));
+        assert_eq!(hosts.collect::<Vec<_>>(), ["etc/hosts", "/etc/hosts"]);
+        let mut root = String::new();
+        let request = Request {
+            mounts: &[],
+            gathered: &[],
+            volumes: &[("/v".into(), "/proc".into())],
+            files: &PodFiles::default(),
+            readonly_rootfs: false,
+            privileged: true,
+            cgroup_writable: false,
+            own_cgroup_namespace: true,
+            features: Features::default(),
+            host_sys: false,
+            host: &Host { cgroup_mount_options: vec!["nsdelegate".into()], ..Host::default() },
+        };
+        let list = of_container(request, defaults(), &mut root).expect("valid");
+        assert_eq!(list.iter().filter(|mount| mount.destination == "/proc").count(), 1);
+        let shm = list.iter().find(|mount| mount.destination == SHM).expect("its own");
+        assert_eq!(shm.kind, "tmpfs");
+        let cgroup = list.iter().find(|mount| mount.kind == "cgroup").expect("there");
+        assert_eq!(cgroup.options, ["nosuid", "noexec", "nodev", "relatime", "rw"]);
+    }
+
+    #[test]
+    fn the_hosts_cgroup_options_are_repeated_in_its_namespace() {
+        let (list, _) = of(&[], HostMount::default(), Features::default()).expect("valid");
+        let cgroup = list.iter().find(|mount| mount.kind == "cgroup").expect("there");
+        assert_eq!(cgroup.options.last().map(String::as_str), Some("nsdelegate"));
+    }
+
     #[test]
     fn mounts_are_ordered_by_depth_and_then_as_given() {
         let mounts = [given("/a/b/c"), given("/z"), given("/a"), given("/a/b")];
@@ -412,6 +466,7 @@ mod tests {
             targets(&list).into_iter().filter(|target| target.starts_with(['a', 'z', '/'])).collect();
         let position = |target: &str| order.iter().position(|name| *name == target);
         assert!(position("/z") < position("/a") && position("/a") < position("/a/b"));
+        assert!(position("/a/b") < position("/etc/hostname"));
         assert!(position("/a/b") < position("/a/b/c"));
     }
 
@@ -452,6 +507,31 @@ mod tests {
         assert!(ask(true, MountPropagation::PropagationHostToContainer, true).is_err());
     }
 
+    /// OCI-35.
+    #[test]
+    fn mount_options_go_on_top() {
+        let options = |list: &[&str]| list.iter().map(ToString::to_string).collect();
+        let bind = cri::Mount { mount_options: options(&["noexec", "nodev", "noexec"]), ..given("/a") };
+        let image = cri::Mount {
+            container_path: "/i".into(),
+            image: Some(cri::ImageSpec { image: "sha256:1".into(), ..Default::default() }),
+            readonly: true,
+            mount_options: options(&["nosuid"]),
+            ..Default::default()
+        };
+        let mounts = [bind, image];
+        check(&mounts, Features::default(), || false).expect("they are known");
+        let (list, _) = of(&mounts, HostMount::default(), Features::default()).expect("valid");
+        let of = |target: &str| {
+            let found = list.iter().find(|mount| mount.destination == target).expect("mounted");
+            found.options.join(",")
+        };
+        assert_eq!(
+            (of("/a").as_str(), of("/i").as_str()),
+            ("rbind,rprivate,rw,noexec,nodev", "rbind,rprivate,ro,nosuid")
+        );
+    }
+
     #[test]
     fn what_is_not_built_is_refused() {
         let bad = [
@@ -459,7 +539,7 @@ mod tests {
             cri::Mount { host_path: "relative".into(), ..given("/a") },
             cri::Mount { host_path: String::new(), ..given("/a") },
             cri::Mount { image_sub_path: "sub".into(), ..given("/a") },
-            cri::Mount { mount_options: vec!["noexec".into()], ..given("/a") },
+            cri::Mount { mount_options: vec!["nodev".into(), "exec".into()], ..given("/a") },
         ];
         for mount in bad {
             assert!(check(std::slice::from_ref(&mount), Features::default(), || false).is_err(), "{mount:?}");
@@ -521,10 +601,12 @@ mod tests {
                 readonly_rootfs: false,
                 privileged: false,
                 cgroup_writable: false,
+                own_cgroup_namespace: true,
                 features: Features::default(),
                 host_sys: true,
+                host: &Host::default(),
             };
-            let (list, _) = of_container(request).expect("valid");
+            let list = of_container(request, defaults(), &mut String::new()).expect("valid");
             let sys = list.into_iter().filter(|mount| mount.destination.starts_with("/sys"));
             sys.map(|mount| (mount.destination, mount.source)).collect::<Vec<_>>()
         };

@@ -165,61 +165,68 @@ pub fn maps(uids: &[IdMapping], gids: &[IdMapping]) -> Result<IdMaps> {
     Ok(IdMaps { uids: one("uid", uids)?, gids: one("gid", gids)? })
 }
 
-fn namespace(kind: &str, path: impl Into<String>) -> Namespace {
-    Namespace { kind: kind.to_owned(), path: path.into() }
+/// Puts a namespace in the place of the one of its kind, or at the end.
+fn set(list: &mut Vec<Namespace>, kind: &str, path: String) {
+    match list.iter_mut().find(|namespace| namespace.kind == kind) {
+        Some(known) => known.path = path,
+        None => list.push(Namespace { kind: kind.to_owned(), path }),
+    }
 }
 
-/// The namespaces of a pause container; `netns` is the pod's pinned network namespace, and
-/// `user` the pinned user namespace that owns it.
+/// The namespaces of a pause container, from the usual ones; `netns` is the pod's pinned
+/// network namespace, and `user` the pinned user namespace that owns it.
 #[must_use]
-pub fn of_pause(modes: Modes, netns: Option<&Path>, user: Option<&Path>) -> Vec<Namespace> {
-    let mut list = vec![namespace("mount", "")];
-    if modes.pid != NamespaceMode::Node {
-        list.push(namespace("pid", ""));
-    }
-    if modes.ipc != NamespaceMode::Node {
-        list.push(namespace("ipc", ""));
-    }
+pub fn of_pause(
+    start: Vec<Namespace>,
+    modes: Modes,
+    netns: Option<&Path>,
+    user: Option<&Path>,
+) -> Vec<Namespace> {
+    let mut list = start;
+    list.retain(|namespace| match namespace.kind.as_str() {
+        "network" | "uts" => !modes.host_network(),
+        "pid" => modes.pid != NamespaceMode::Node,
+        "ipc" => modes.ipc != NamespaceMode::Node,
+        _ => true,
+    });
     if let Some(path) = netns.filter(|_| !modes.host_network()) {
-        list.push(namespace("uts", ""));
-        list.push(namespace("network", path.to_string_lossy()));
+        set(&mut list, "network", path.to_string_lossy().into_owned());
     }
     if modes.user.is_some() {
-        list.push(namespace("user", user.map(Path::to_string_lossy).unwrap_or_default()));
+        set(&mut list, "user", user.map(Path::to_string_lossy).unwrap_or_default().into_owned());
     }
     list
 }
 
-/// The namespaces of a container; `target` is the process whose pid namespace is joined
-/// in mode TARGET.
+/// The namespaces of a container, from the usual ones or those of a base spec; `target`
+/// is the process whose pid namespace is joined in mode TARGET.
 ///
 /// # Errors
 /// InvalidArgument for TARGET without a target.
 pub fn of_container(
+    start: Vec<Namespace>,
     modes: Modes,
     pause: u32,
     target: Option<u32>,
     new_cgroup: bool,
 ) -> Result<Vec<Namespace>> {
-    let of = |kind: &str, file: &str, pid: u32| namespace(kind, format!("/proc/{pid}/ns/{file}"));
-    let mut list = vec![
-        namespace("mount", ""),
-        of("ipc", "ipc", pause),
-        of("uts", "uts", pause),
-        of("network", "net", pause),
-    ];
+    let of = |file: &str, pid: u32| format!("/proc/{pid}/ns/{file}");
+    let mut list = start;
+    if new_cgroup {
+        set(&mut list, "cgroup", String::new());
+    }
+    set(&mut list, "network", of("net", pause));
+    set(&mut list, "ipc", of("ipc", pause));
+    set(&mut list, "uts", of("uts", pause));
     match (modes.pid, target) {
-        (NamespaceMode::Container, _) => list.push(namespace("pid", "")),
-        (NamespaceMode::Target, Some(pid)) => list.push(of("pid", "pid", pid)),
+        (NamespaceMode::Container, _) => {}
+        (NamespaceMode::Target, Some(pid)) => set(&mut list, "pid", of("pid", pid)),
         (NamespaceMode::Target, None) => return Err(invalid("pid namespace mode TARGET needs a target_id")),
         // In mode NODE pause is in the host's own.
-        (NamespaceMode::Pod | NamespaceMode::Node, _) => list.push(of("pid", "pid", pause)),
-    }
-    if new_cgroup {
-        list.push(namespace("cgroup", ""));
+        (NamespaceMode::Pod | NamespaceMode::Node, _) => set(&mut list, "pid", of("pid", pause)),
     }
     if modes.user.is_some() {
-        list.push(of("user", "user", pause));
+        set(&mut list, "user", of("user", pause));
     }
     Ok(list)
 }
@@ -234,6 +241,10 @@ mod tests {
         NamespaceOption { network: network as i32, pid: pid as i32, ipc: ipc as i32, ..Default::default() }
     }
 
+    fn start() -> Vec<Namespace> {
+        crate::spec::defaults::spec(String::new()).linux.map(|linux| linux.namespaces).unwrap_or_default()
+    }
+
     fn kinds(list: &[Namespace]) -> Vec<&str> {
         list.iter().map(|namespace| namespace.kind.as_str()).collect()
     }
@@ -242,11 +253,11 @@ mod tests {
     fn host_namespaces_are_left_out_of_pause() {
         let node = NamespaceMode::Node;
         let modes = Modes::of(Some(&options(node, node, node))).expect("valid");
-        assert_eq!(kinds(&of_pause(modes, None, None)), ["mount"]);
+        assert_eq!(kinds(&of_pause(start(), modes, None, None)), ["mount"]);
         let own = Modes::of(None).expect("valid");
         assert_eq!(
-            kinds(&of_pause(own, Some(Path::new("/n")), None)),
-            ["mount", "pid", "ipc", "uts", "network"]
+            kinds(&of_pause(start(), own, Some(Path::new("/n")), None)),
+            ["pid", "ipc", "uts", "mount", "network"]
         );
     }
 
@@ -255,7 +266,7 @@ mod tests {
         let pod = NamespaceMode::Pod;
         let pid_path = |pid: NamespaceMode, target| {
             let modes = Modes::of(Some(&options(pod, pid, pod))).expect("valid");
-            of_container(modes, 7, target, false).map(|list| {
+            of_container(start(), modes, 7, target, false).map(|list| {
                 list.into_iter().find(|namespace| namespace.kind == "pid").map(|found| found.path)
             })
         };
@@ -320,20 +331,28 @@ mod tests {
         };
         let modes = Modes::of(Some(&with_user(NamespaceMode::Pod, vec![mapping(0, 9)]))).expect("valid");
         let (netns, user) = (Path::new("/n"), Path::new("/u"));
-        assert_eq!(find(of_pause(modes, Some(netns), Some(user))), Some("/u".into()));
+        assert_eq!(find(of_pause(start(), modes, Some(netns), Some(user))), Some("/u".into()));
         let host = Modes { network: NamespaceMode::Node, ..modes };
-        assert_eq!(find(of_pause(host, None, None)), Some(String::new()));
-        assert_eq!(of_container(modes, 7, None, false).map(find), Ok(Some("/proc/7/ns/user".into())));
+        assert_eq!(find(of_pause(start(), host, None, None)), Some(String::new()));
+        assert_eq!(
+            of_container(start(), modes, 7, None, false).map(find),
+            Ok(Some("/proc/7/ns/user".into()))
+        );
         let without = Modes::of(None).expect("valid");
-        assert_eq!(find(of_pause(without, Some(netns), None)), None);
-        assert_eq!(of_container(without, 7, None, false).map(find), Ok(None));
+        assert_eq!(find(of_pause(start(), without, Some(netns), None)), None);
+        assert_eq!(of_container(start(), without, 7, None, false).map(find), Ok(None));
     }
 
     /// SVC-18.
     #[test]
     fn a_pod_that_could_not_start_is_refused_before() {
         let modes = Modes::of(Some(&with_user(NamespaceMode::Pod, vec![mapping(0, 9)]))).expect("valid");
-        let all = Features { user_namespaces: true, recursive_read_only: true, id_mapped_mounts: true };
+        let all = Features {
+            user_namespaces: true,
+            recursive_read_only: true,
+            id_mapped_mounts: true,
+            ..Features::default()
+        };
         let kind = |modes: Modes, features| {
             modes.require_startable("h", features).map_err(|error| error.kind()).err()
         };

@@ -5,23 +5,26 @@
 //! | `run_as_user`, `run_as_group`, `supplemental_groups` | `process.user` | SBX-08 |
 //! | – | shares 2, OOM score −998, read-only root | SBX-08, SBX-09 |
 //! | `seccomp` | `linux.seccomp` | SBX-10 |
-//! | `hostname` | `hostname`, unless the network is the host's | SBX-16 |
+//! | `hostname` | `hostname`; refused where the network is the host's | SBX-16 |
 //! | `sysctls` | `linux.sysctl`, with two of the configuration's | SBX-30, SBX-31 |
 //! | `userns_options` | `linux.uidMappings`, `gidMappings`; no `ping_group_range` | SBX-25, SBX-31 |
 //! | `cgroup_parent` | `linux.cgroupsPath` | SBX-32 |
+//! | – | the rest as containerd's default spec has it | |
 
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use super::oci::{self, Linux, Process, Resources, Root, Spec};
+use super::oci::{self, Linux, Resources, Root, Spec, User};
 use super::user::{self, UserRequest};
 use super::{
-    Accounts, Host, ImageConfig, LocalProfile, Modes, PodFiles, annotations, base, devices, mounts,
-    namespaces, process, resources, security,
+    Accounts, Host, ImageConfig, LocalProfile, Modes, PodFiles, annotations, defaults, mounts, namespaces,
+    process, resources, security,
 };
 use crate::config::Handler;
-use crate::error::{Context, Result};
-use crate::proto::cri::{ContainerConfig, LinuxSandboxSecurityContext, PodSandboxConfig};
+use crate::error::{Context, Result, invalid};
+use crate::proto::cri::{
+    ContainerConfig, LinuxSandboxSecurityContext, PodSandboxConfig, SupplementalGroupsPolicy,
+};
 
 /// What decides the spec of a pause container.
 #[derive(Clone, Copy, Debug)]
@@ -38,8 +41,10 @@ pub struct PauseInput<'a> {
     pub image: (&'a ImageConfig, &'a str),
     /// Users of the pause image.
     pub accounts: &'a Accounts,
-    /// The handler.
+    /// The handler. Its base spec is for containers alone.
     pub handler: &'a Handler,
+    /// containerd's namespace.
+    pub namespace: &'a str,
     /// The host.
     pub host: &'a Host,
     /// The pod's files.
@@ -57,32 +62,6 @@ const PAUSE_SHARES: u64 = 2;
 /// OOM score adjustment of a pause container (SBX-09).
 const PAUSE_OOM_SCORE_ADJ: i64 = -998;
 
-/// What runc hides and protects by default: for pause, which nobody configures, and for
-/// containers where `container.disable_proc_mount` says so.
-const PAUSE_MASKED: [&str; 11] = [
-    "/proc/acpi",
-    "/proc/asound",
-    "/proc/kcore",
-    "/proc/keys",
-    "/proc/latency_stats",
-    "/proc/timer_list",
-    "/proc/timer_stats",
-    "/proc/sched_debug",
-    "/sys/firmware",
-    "/sys/devices/virtual/powercap",
-    "/proc/scsi",
-];
-const PAUSE_READONLY: [&str; 5] = ["/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"];
-
-/// The paths that are hidden and protected where nobody says otherwise.
-pub(super) fn usual_paths() -> (Vec<String>, Vec<String>) {
-    (texts(&PAUSE_MASKED), texts(&PAUSE_READONLY))
-}
-
-fn texts(list: &[&str]) -> Vec<String> {
-    list.iter().map(ToString::to_string).collect()
-}
-
 /// The spec of a pause container (SBX-08 … SBX-10, SBX-20 … SBX-36).
 ///
 /// # Errors
@@ -94,54 +73,72 @@ pub fn pause(input: &PauseInput<'_>) -> Result<Spec> {
     let context = linux.security_context.as_ref().unwrap_or(&empty);
     let modes = Modes::of_pod(pod)?;
     let (image, image_name) = input.image;
+    // A pause container runs nothing of its image's users: their groups are not asked for.
     let user = user::resolve(
         UserRequest {
             username: "",
             user: context.run_as_user.as_ref(),
             group: context.run_as_group.as_ref(),
             supplemental_groups: &context.supplemental_groups,
-            policy: context.supplemental_groups_policy,
+            policy: pause_policy(context)?,
         },
         image,
         input.accounts,
+        User::default(),
     )
     .context(|| "pod sandbox")?;
     user::require_mapped(&user, modes.user).context(|| "pod sandbox")?;
-    let capabilities = security::capabilities(None, false, host);
-    let profile = pause_seccomp(pod, input.unset_seccomp)?;
-    let seccomp =
-        security::seccomp(&profile, context.privileged, &capabilities.bounding, input.seccomp, host)?;
-
-    let mut spec = base(handler);
-    let process = spec.process.get_or_insert_with(Process::default);
-    process.args = process::args(&[], &[], image).map_err(|error| error.context("pause image"))?;
-    process.env = image.env.clone();
-    process.cwd = process::cwd(&ContainerConfig::default(), image);
-    process.user = user;
-    process.capabilities = Some(capabilities);
-    process.no_new_privileges = true;
-    process.oom_score_adj = Some(resources::oom_score_adj(PAUSE_OOM_SCORE_ADJ, host));
-    spec.root = Some(Root { path: "rootfs".into(), readonly: true });
-    if !modes.host_network() {
-        spec.hostname = if pod.hostname.is_empty() { host.hostname.clone() } else { pod.hostname.clone() };
+    let hostname = pod.hostname.clone();
+    if modes.host_network() && !hostname.is_empty() {
+        return Err(invalid(format!("the hostname {hostname:?} is given to a pod with the host's network")));
     }
+
+    let mut spec = defaults::spec(match linux.cgroup_parent.as_str() {
+        "" => resources::default_cgroups_path(handler.cgroup_driver, input.namespace, input.id),
+        parent => resources::cgroups_path(parent, input.id),
+    });
+    let process = spec.process.get_or_insert_default();
+    let bounding = process.capabilities.clone().unwrap_or_default().bounding;
+    let profile = pause_seccomp(pod, input.unset_seccomp)?;
+    let seccomp = security::seccomp(&profile, context.privileged, &bounding, input.seccomp, host)?;
+    process.args = process::args(&[], &[], image).map_err(|error| error.context("pause image"))?;
+    process.env = process::overlay(Vec::new(), image.env.clone());
+    process.cwd = process::cwd("", &ContainerConfig::default(), image);
+    process.user = user;
+    process.no_new_privileges = true;
+    process.oom_score_adj = Some(resources::oom_score_adj(PAUSE_OOM_SCORE_ADJ, host)?);
+    spec.root = Some(Root { path: "rootfs".into(), readonly: true });
+    spec.hostname = hostname;
     spec.mounts =
         mounts::of_pause(context.privileged, modes.host_sys(), &input.files.shm, &input.files.resolv_conf);
+    spec.annotations = annotations::of_pod_resources(pod);
     spec.annotations.extend(annotations::passed(&pod.annotations, &handler.pod_annotations));
     spec.annotations.extend(annotations::of_pause(input.id, pod, image_name));
 
     let section = spec.linux.get_or_insert_with(Linux::default);
-    section.namespaces = namespaces::of_pause(modes, input.netns, input.user_namespace);
+    section.namespaces = namespaces::of_pause(
+        std::mem::take(&mut section.namespaces),
+        modes,
+        input.netns,
+        input.user_namespace,
+    );
     section.map_ids(modes.user);
-    section.cgroups_path = resources::cgroups_path(&linux.cgroup_parent, input.id);
     section.sysctl = sysctls(&linux.sysctls, modes, input.unprivileged);
-    section.masked_paths = texts(&PAUSE_MASKED);
-    section.readonly_paths = texts(&PAUSE_READONLY);
     section.seccomp = seccomp;
     let limits = section.resources.get_or_insert_with(Resources::default);
-    limits.devices = vec![devices::deny_all()];
     limits.cpu.get_or_insert_with(oci::Cpu::default).shares = Some(PAUSE_SHARES);
     Ok(spec)
+}
+
+/// The policy of pause's groups: that of the image's is never asked.
+///
+/// # Errors
+/// InvalidArgument for a policy that is not known.
+fn pause_policy(context: &LinuxSandboxSecurityContext) -> Result<i32> {
+    let policy = context.supplemental_groups_policy;
+    SupplementalGroupsPolicy::try_from(policy)
+        .map_err(|_| invalid(format!("supplemental groups policy {policy} is not known")))?;
+    Ok(SupplementalGroupsPolicy::Strict as i32)
 }
 
 /// The seccomp profile that a pod sandbox asks for, the configured one where it asks for
@@ -152,7 +149,8 @@ pub fn pause(input: &PauseInput<'_>) -> Result<Spec> {
 pub fn pause_seccomp(pod: &PodSandboxConfig, unset: &str) -> Result<security::Profile> {
     let context = pod.linux.as_ref().and_then(|linux| linux.security_context.as_ref());
     let profile = context.map_or(Ok(security::Profile::Unset), |context| {
-        security::profile("seccomp", context.seccomp.as_ref(), text_profile_of(context))
+        let (given, text) = (context.seccomp.as_ref(), text_profile_of(context));
+        security::seccomp_profile(given, text, context.privileged)
     });
     Ok(profile?.or_unset(unset))
 }

@@ -4,9 +4,11 @@
 //! |---|---|---|
 //! | `command`, `args`, image `Entrypoint`, `Cmd` | `process.args` | OCI-01 |
 //! | `working_dir`, else image `WorkingDir`, else `/` | `process.cwd` | OCI-03 |
-//! | PATH, TERM with `tty`, HOSTNAME, image `Env`, `envs` | `process.env`, a later one in place of an earlier | OCI-02 |
+//! | PATH, TERM with `tty`, HOSTNAME, image `Env`, `envs` | `process.env`, in place of an earlier one of PATH, TERM and HOSTNAME | OCI-02 |
 //! | `tty` | `process.terminal` | |
 //! | `stop_signal`, image `StopSignal` | (kept in the container's metadata) | CTR-11, CTR-33 |
+
+use std::collections::HashMap;
 
 use super::ImageConfig;
 use crate::error::{Result, invalid};
@@ -34,45 +36,66 @@ pub fn args(command: &[String], args: &[String], image: &ImageConfig) -> Result<
     Ok(all)
 }
 
-/// The working directory.
+/// The working directory, over that of a base spec.
 #[must_use]
-pub fn cwd(config: &ContainerConfig, image: &ImageConfig) -> String {
-    let dirs = [&config.working_dir, &image.working_dir];
-    dirs.into_iter().find(|dir| !dir.is_empty()).map_or_else(|| "/".to_owned(), Clone::clone)
+pub fn cwd(base: &str, config: &ContainerConfig, image: &ImageConfig) -> String {
+    let dirs = [&config.working_dir, &image.working_dir, base];
+    dirs.into_iter().find(|dir| !dir.is_empty()).unwrap_or("/").to_owned()
 }
 
-/// The environment.
+/// The environment, over that of a base spec.
+///
+/// Of two variables of one name, from the image and the kubelet, both are in the list: the
+/// OCI runtime lets the later one win, in the earlier one's place (OCI-02).
 ///
 /// # Errors
 /// InvalidArgument for a variable with a NUL byte or that is not text, naming its key.
-pub fn env(config: &ContainerConfig, image: &ImageConfig, hostname: &str) -> Result<Vec<String>> {
-    let mut env = vec![DEFAULT_PATH.to_owned()];
+pub fn env(
+    base: Vec<String>,
+    config: &ContainerConfig,
+    image: &ImageConfig,
+    hostname: &str,
+) -> Result<Vec<String>> {
+    let mut env = overlay(base, vec![DEFAULT_PATH.to_owned()]);
     if config.tty {
         env.push("TERM=xterm".to_owned());
     }
-    env.push(format!("HOSTNAME={hostname}"));
-    for pair in &image.env {
-        set(&mut env, pair.clone());
-    }
+    let env = overlay(env, vec![format!("HOSTNAME={hostname}")]);
+    let mut own = image.env.clone();
     for pair in &config.envs {
         let value = std::str::from_utf8(&pair.value)
             .map_err(|_| invalid(format!("the value of environment variable {:?} is not UTF-8", pair.key)))?;
         if pair.key.contains('\0') || value.contains('\0') {
             return Err(invalid(format!("environment variable {:?} has a NUL byte", pair.key)));
         }
-        set(&mut env, format!("{}={value}", pair.key));
+        own.push(format!("{}={value}", pair.key));
     }
-    Ok(env)
+    Ok(overlay(env, own))
+}
+
+/// Lays variables over others: one whose name is among `under` takes the place of the last
+/// of that name there, another one is appended. A name alone takes a variable away.
+pub(super) fn overlay(under: Vec<String>, over: Vec<String>) -> Vec<String> {
+    let name_of = |pair: &str| pair.split('=').next().unwrap_or_default().to_owned();
+    let places: HashMap<String, usize> =
+        under.iter().enumerate().map(|(place, pair)| (name_of(pair), place)).collect();
+    let mut all = under;
+    for pair in over {
+        let place = places.get(&name_of(&pair)).copied();
+        match (place, pair.contains('=')) {
+            (Some(place), true) => all[place] = pair,
+            (Some(place), false) => all[place].clear(),
+            (None, true) => all.push(pair),
+            (None, false) => {}
+        }
+    }
+    all.retain(|pair| !pair.is_empty());
+    all
 }
 
 /// Sets a variable, in the place of an earlier one of its name.
 pub fn set(env: &mut Vec<String>, pair: String) {
-    let name = pair.split('=').next().unwrap_or_default();
-    let same = |old: &&mut String| old.split('=').next() == Some(name);
-    match env.iter_mut().find(same) {
-        Some(old) => *old = pair,
-        None => env.push(pair),
-    }
+    *env = overlay(std::mem::take(env), vec![pair]);
 }
 
 /// The stop signal as metadata has it: `SIGTERM`, `SIGRTMIN+3`; from the config, else
@@ -98,9 +121,12 @@ fn oci_name(signal: Signal) -> String {
 /// The CRI's value for the text of a stop signal; SIGTERM where it says nothing known.
 #[must_use]
 pub fn cri_signal(text: &str) -> Signal {
+    let signals = || (1..=65).filter_map(|value| Signal::try_from(value).ok());
+    if let Some(named) = signals().find(|signal| oci_name(*signal) == text) {
+        return named;
+    }
     let Some(number) = signal_number(text) else { return Signal::Sigterm };
-    (1..=65)
-        .filter_map(|value| Signal::try_from(value).ok())
+    signals()
         // SIGCLD, SIGIOT and SIGPOLL are older names of others: the first of a number wins.
         .find(|signal| signal_number(&oci_name(*signal)) == Some(number))
         .unwrap_or(Signal::Sigterm)
@@ -192,7 +218,7 @@ mod tests {
     }
 
     #[test]
-    fn later_variables_replace_earlier_ones_in_place() {
+    fn variables_of_the_runtime_are_replaced_in_place() {
         let image = ImageConfig { env: list(&["PATH=/bin", "A=image"]), ..ImageConfig::default() };
         let pair = |key: &str, value: &str| KeyValue { key: key.into(), value: value.into() };
         let config = ContainerConfig {
@@ -200,8 +226,18 @@ mod tests {
             envs: vec![pair("A", "x=y\nz"), pair("EMPTY", ""), pair("HOSTNAME", "mine")],
             ..Default::default()
         };
-        let want = ["PATH=/bin", "TERM=xterm", "HOSTNAME=mine", "A=x=y\nz", "EMPTY="];
-        assert_eq!(env(&config, &image, "pod").expect("valid"), want);
+        let want = ["PATH=/bin", "TERM=xterm", "HOSTNAME=mine", "A=image", "A=x=y\nz", "EMPTY="];
+        assert_eq!(env(Vec::new(), &config, &image, "pod").expect("valid"), want);
+        let base = list(&["A=base", "PATH=/base", "A=again", ""]);
+        let want = ["A=base", "PATH=/bin", "A=x=y\nz", "TERM=xterm", "HOSTNAME=mine", "EMPTY="];
+        assert_eq!(env(base, &config, &image, "pod").expect("valid"), want);
+    }
+
+    #[test]
+    fn a_name_alone_takes_a_variable_away() {
+        let image = ImageConfig { env: list(&["PATH", "B", "C=1"]), ..ImageConfig::default() };
+        let got = env(list(&["B=base"]), &ContainerConfig::default(), &image, "h");
+        assert_eq!(got.expect("valid"), ["HOSTNAME=h", "C=1"]);
     }
 
     #[test]
@@ -210,7 +246,7 @@ mod tests {
             envs: vec![KeyValue { key: "K".into(), value: vec![b's', 0xff] }],
             ..Default::default()
         };
-        let error = env(&config, &ImageConfig::default(), "h").expect_err("not UTF-8");
+        let error = env(Vec::new(), &config, &ImageConfig::default(), "h").expect_err("not UTF-8");
         assert_eq!(error.message(), "the value of environment variable \"K\" is not UTF-8");
     }
 

@@ -8,28 +8,38 @@
 //! | `hugepage_limits` | `resources.hugepageLimits`, where the controller exists | OCI-43 |
 //! | `unified` | `resources.unified` | OCI-43 |
 //! | `oom_score_adj` | `process.oomScoreAdj`, kept at or above the server's own where restricted | OCI-10 |
-//! | `cgroup_parent` of the pod | `cgroupsPath` in the notation of its driver | SBX-32, COX-16 |
+//! | `cgroup_parent` of the pod | `cgroupsPath` in the notation of its driver; without one below `/NAMESPACE` | SBX-32, COX-16 |
 
-use super::Host;
 use super::oci::{Cpu, HugepageLimit, Memory, Resources};
+use super::{Host, paths};
+use crate::config::CgroupDriver;
 use crate::error::{Result, invalid};
 use crate::proto::cri::LinuxContainerResources;
 
 /// The prefix of scopes under systemd: cAdvisor and node tools look for it (COX-16).
 const SCOPE_PREFIX: &str = "cri-containerd";
+/// What the kernel takes.
+const OOM_SCORE_ADJ: std::ops::RangeInclusive<i32> = -1000..=1000;
 
-/// The cgroup of a container below its pod's parent; empty leaves the runtime's default.
+/// The cgroup of a container below its pod's parent.
 #[must_use]
 pub fn cgroups_path(parent: &str, id: &str) -> String {
-    if parent.is_empty() {
-        return String::new();
-    }
     let base = parent.trim_end_matches('/').rsplit('/').next().unwrap_or_default();
     if base.ends_with(".slice") {
         // systemd knows a slice by its own name; its parents are in that name.
         return format!("{base}:{SCOPE_PREFIX}:{id}");
     }
-    format!("{}/{id}", parent.trim_end_matches('/'))
+    paths::join(parent, id)
+}
+
+/// The cgroup of a container whose pod names no parent: one of containerd's namespace.
+/// Under systemd that would have to be a slice, and the runtime's own choice is left.
+#[must_use]
+pub fn default_cgroups_path(driver: CgroupDriver, namespace: &str, id: &str) -> String {
+    match driver {
+        CgroupDriver::Systemd => String::new(),
+        CgroupDriver::Cgroupfs => paths::join(&format!("/{namespace}"), id),
+    }
 }
 
 /// Lays `from` over `to`: what is zero in `from` keeps its former value (OCI-43, RES-03).
@@ -73,13 +83,14 @@ pub fn apply(
     }
     if !from.hugepage_limits.is_empty() {
         if host.hugetlb_controller {
-            for limit in &from.hugepage_limits {
-                let new = HugepageLimit { page_size: limit.page_size.clone(), limit: limit.limit };
-                match to.hugepage_limits.iter_mut().find(|old| old.page_size == new.page_size) {
-                    Some(old) => *old = new,
-                    None => to.hugepage_limits.push(new),
-                }
-            }
+            // What was there of the same sizes is replaced; the request itself stays as it is.
+            let asked = |size: &String| from.hugepage_limits.iter().any(|limit| limit.page_size == *size);
+            to.hugepage_limits.retain(|old| !asked(&old.page_size));
+            to.hugepage_limits.extend(
+                from.hugepage_limits
+                    .iter()
+                    .map(|limit| HugepageLimit { page_size: limit.page_size.clone(), limit: limit.limit }),
+            );
         } else if !tolerate_missing_hugetlb && from.hugepage_limits.iter().any(|limit| limit.limit != 0) {
             return Err(crate::error::precondition(
                 "huge page limits are asked for, but the host has no hugetlb controller",
@@ -88,12 +99,6 @@ pub fn apply(
     }
     for (key, value) in &from.unified {
         to.unified.insert(key.clone(), value.clone());
-    }
-    if to.cpu == Some(Cpu::default()) {
-        to.cpu = None;
-    }
-    if to.memory == Some(Memory::default()) {
-        to.memory = None;
     }
     Ok(())
 }
@@ -126,10 +131,14 @@ pub fn reported(resources: &Resources, oom_score_adj: Option<i32>) -> LinuxConta
 }
 
 /// An OOM score adjustment as this server may ask for it.
-#[must_use]
-pub fn oom_score_adj(wanted: i64, host: &Host) -> i32 {
-    let wanted = i32::try_from(wanted.clamp(-1000, 1000)).unwrap_or(0);
-    if host.restrict_oom_score_adj { wanted.max(host.oom_score_adj) } else { wanted }
+///
+/// # Errors
+/// InvalidArgument for one that the kernel does not know.
+pub fn oom_score_adj(wanted: i64, host: &Host) -> Result<i32> {
+    let lowest = if host.restrict_oom_score_adj { i64::from(host.oom_score_adj) } else { i64::MIN };
+    let adjusted = wanted.max(lowest);
+    let known = i32::try_from(adjusted).ok().filter(|value| OOM_SCORE_ADJ.contains(value));
+    known.ok_or_else(|| invalid(format!("oom_score_adj {wanted} is not from -1000 to 1000")))
 }
 
 #[cfg(test)]
@@ -139,7 +148,9 @@ mod tests {
     #[test]
     fn cgroup_paths_follow_the_drivers_notation() {
         for (parent, want) in [
-            ("", ""),
+            ("/", "/id"),
+            ("a", "a/id"),
+            ("/a//../b/./c", "/b/c/id"),
             ("/kubepods/burstable/podx", "/kubepods/burstable/podx/id"),
             ("/kubepods/burstable/podx/", "/kubepods/burstable/podx/id"),
             (
@@ -150,6 +161,8 @@ mod tests {
         ] {
             assert_eq!(cgroups_path(parent, "id"), want, "{parent}");
         }
+        assert_eq!(default_cgroups_path(CgroupDriver::Cgroupfs, "k8s.io", "id"), "/k8s.io/id");
+        assert_eq!(default_cgroups_path(CgroupDriver::Systemd, "k8s.io", "id"), "");
     }
 
     #[test]
@@ -171,10 +184,24 @@ mod tests {
     }
 
     #[test]
-    fn nothing_asked_for_is_nothing_set() {
+    fn huge_pages_of_one_size_replace_former_ones() {
+        let limits = |list: &[(&str, u64)]| {
+            let limit = |(size, limit): &(&str, u64)| crate::proto::cri::HugepageLimit {
+                page_size: (*size).into(),
+                limit: *limit,
+            };
+            LinuxContainerResources {
+                hugepage_limits: list.iter().map(limit).collect(),
+                ..LinuxContainerResources::default()
+            }
+        };
+        let host = Host { hugetlb_controller: true, ..Host::default() };
         let mut to = Resources::default();
-        apply(&LinuxContainerResources::default(), &mut to, &Host::default(), true).expect("valid");
-        assert_eq!(to, Resources::default());
+        apply(&limits(&[("2MB", 1), ("1GB", 2), ("2MB", 3)]), &mut to, &host, true).expect("valid");
+        apply(&limits(&[("2MB", 4)]), &mut to, &host, true).expect("valid");
+        let sizes: Vec<_> =
+            to.hugepage_limits.iter().map(|limit| (limit.page_size.as_str(), limit.limit)).collect();
+        assert_eq!(sizes, [("1GB", 2), ("2MB", 4)]);
     }
 
     #[test]
@@ -214,9 +241,9 @@ mod tests {
         let free = Host { oom_score_adj: 100, ..Host::default() };
         let bound = Host { restrict_oom_score_adj: true, ..free.clone() };
         assert_eq!(
-            (oom_score_adj(-998, &free), oom_score_adj(-998, &bound), oom_score_adj(500, &bound)),
-            (-998, 100, 500)
+            (oom_score_adj(-998, &free), oom_score_adj(-5000, &bound), oom_score_adj(500, &bound)),
+            (Ok(-998), Ok(100), Ok(500))
         );
-        assert_eq!(oom_score_adj(i64::MAX, &free), 1000);
+        assert!(oom_score_adj(i64::MAX, &free).is_err() && oom_score_adj(-1001, &free).is_err());
     }
 }

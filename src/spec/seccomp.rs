@@ -11,7 +11,11 @@
 //! The names are the kernel's; the OCI runtime passes over those that the node's
 //! libseccomp does not know.
 
+use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
+
+use crate::error::{Result, invalid};
+use crate::proto::is_zero;
 
 /// Allowed for every container.
 const ALWAYS: &str = "\
@@ -111,7 +115,8 @@ pub fn default_profile(bounding: &[String], arch: &str, kernel: (u32, u32)) -> V
     if !own.is_empty() {
         rules.push(allow(own));
     }
-    rules.extend(WITH_CAPABILITY.iter().filter(|(name, _)| has(name)).map(|(_, calls)| allow(calls)));
+    let calls_with = |capability: &String| WITH_CAPABILITY.iter().find(|(name, _)| name == capability);
+    rules.extend(bounding.iter().filter_map(calls_with).map(|(_, calls)| allow(calls)));
     if !has("CAP_SYS_ADMIN") {
         // On s390 the flags are the second argument.
         let index = u32::from(arch == "s390x");
@@ -125,20 +130,115 @@ pub fn default_profile(bounding: &[String], arch: &str, kernel: (u32, u32)) -> V
     })
 }
 
+/// The architectures of the filter, and calls of this one alone.
 fn architecture(arch: &str) -> (&'static [&'static str], &'static str) {
+    const ARM: &str = "arm_fadvise64_64 arm_sync_file_range sync_file_range2 breakpoint cacheflush set_tls";
     match arch {
         "x86_64" => (&["SCMP_ARCH_X86_64", "SCMP_ARCH_X86", "SCMP_ARCH_X32"], "arch_prctl modify_ldt"),
-        "aarch64" => (
-            &["SCMP_ARCH_AARCH64", "SCMP_ARCH_ARM"],
-            "arm_fadvise64_64 arm_sync_file_range breakpoint cacheflush set_tls sync_file_range2",
-        ),
-        "powerpc64" => (&["SCMP_ARCH_PPC64LE"], "swapcontext sync_file_range2"),
-        "riscv64" => (&["SCMP_ARCH_RISCV64"], "riscv_flush_icache"),
+        "x86" => (&[], "modify_ldt"),
+        "aarch64" => (&["SCMP_ARCH_ARM", "SCMP_ARCH_AARCH64"], ARM),
+        "arm" => (&[], ARM),
+        "powerpc64" => (&[], "sync_file_range2 swapcontext"),
+        "riscv64" => (&["SCMP_ARCH_RISCV64"], "riscv_flush_icache riscv_hwprobe"),
+        "loongarch64" => (&["SCMP_ARCH_LOONGARCH64"], ""),
+        "mips64" => (&["SCMP_ARCH_MIPS", "SCMP_ARCH_MIPS64", "SCMP_ARCH_MIPS64N32"], ""),
         "s390x" => (
-            &["SCMP_ARCH_S390X", "SCMP_ARCH_S390"],
+            &["SCMP_ARCH_S390", "SCMP_ARCH_S390X"],
             "s390_pci_mmio_read s390_pci_mmio_write s390_runtime_instr",
         ),
         _ => (&[], ""),
+    }
+}
+
+/// A profile of the node, as it stands in a spec: what the OCI runtime spec knows of it.
+///
+/// # Errors
+/// InvalidArgument for what is no profile.
+pub fn node_profile(text: &str) -> Result<Value> {
+    let value: Value = serde_json::from_str(text).map_err(|error| invalid(error.to_string()))?;
+    let profile: Profile = serde_json::from_value(known_keys(value, PROFILE_KEYS))
+        .map_err(|error| invalid(error.to_string()))?;
+    if profile.default_action.is_empty() {
+        return Err(invalid("it has no defaultAction"));
+    }
+    serde_json::to_value(profile).map_err(|error| invalid(error.to_string()))
+}
+
+#[derive(Default, Deserialize, Serialize)]
+#[serde(default, rename_all = "camelCase")]
+struct Profile {
+    default_action: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    default_errno_ret: Option<u64>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    architectures: Vec<String>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    flags: Vec<String>,
+    #[serde(skip_serializing_if = "String::is_empty")]
+    listener_path: String,
+    #[serde(skip_serializing_if = "String::is_empty")]
+    listener_metadata: String,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    syscalls: Vec<Rule>,
+}
+
+#[derive(Default, Deserialize, Serialize)]
+#[serde(default, rename_all = "camelCase")]
+struct Rule {
+    names: Vec<String>,
+    action: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    errno_ret: Option<u64>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    args: Vec<Argument>,
+}
+
+#[derive(Default, Deserialize, Serialize)]
+#[serde(default, rename_all = "camelCase")]
+struct Argument {
+    index: u64,
+    value: u64,
+    #[serde(skip_serializing_if = "is_zero")]
+    value_two: u64,
+    op: String,
+}
+
+const PROFILE_KEYS: &[&str] = &[
+    "defaultAction",
+    "defaultErrnoRet",
+    "architectures",
+    "flags",
+    "listenerPath",
+    "listenerMetadata",
+    "syscalls",
+    "names",
+    "action",
+    "errnoRet",
+    "args",
+    "index",
+    "value",
+    "valueTwo",
+    "op",
+];
+
+/// Keys in any case, as programs in Go read them, and no `null`, which is nothing to them.
+fn known_keys(value: Value, keys: &[&str]) -> Value {
+    match value {
+        Value::Object(map) => {
+            let known = |key: String| {
+                keys.iter()
+                    .find(|known| known.eq_ignore_ascii_case(&key))
+                    .map_or(key, |known| (*known).to_owned())
+            };
+            let (exact, other): (Vec<_>, Vec<_>) = map
+                .into_iter()
+                .filter(|(_, value)| !value.is_null())
+                .partition(|(key, _)| keys.contains(&key.as_str()));
+            // A key that is written right goes before one that is not.
+            other.into_iter().chain(exact).map(|(key, value)| (known(key), known_keys(value, keys))).collect()
+        }
+        Value::Array(list) => list.into_iter().map(|value| known_keys(value, keys)).collect(),
+        other => other,
     }
 }
 
@@ -179,6 +279,26 @@ mod tests {
             (1, 1, 0)
         );
         assert_eq!(allowed(&default_profile(&[], "x86_64", (4, 7)), "ptrace"), 0);
+    }
+
+    #[test]
+    fn a_profile_of_the_node_is_read_as_the_runtime_spec_has_it() {
+        let text = r#"{"DefaultAction":"SCMP_ACT_ERRNO","archMap":[{}],"architectures":null,"comment":"x",
+            "syscalls":[{"names":["read"],"action":"SCMP_ACT_ALLOW","args":[{"index":1,"value":2,"op":"SCMP_CMP_EQ"}],
+            "includes":{}},{"names":["write"],"action":"SCMP_ACT_ERRNO","errnoRet":38,"args":[]}]}"#;
+        let want = json!({
+            "defaultAction": "SCMP_ACT_ERRNO",
+            "syscalls": [
+                {"names": ["read"], "action": "SCMP_ACT_ALLOW", "args": [{"index": 1, "value": 2, "op": "SCMP_CMP_EQ"}]},
+                {"names": ["write"], "action": "SCMP_ACT_ERRNO", "errnoRet": 38},
+            ],
+        });
+        assert_eq!(node_profile(text), Ok(want));
+        for bad in
+            ["", "[]", "null", "{}", "{\"defaultAction\":1}", "{\"defaultAction\":\"x\",\"syscalls\":{}}"]
+        {
+            assert!(node_profile(bad).is_err(), "{bad}");
+        }
     }
 
     #[test]

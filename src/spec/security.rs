@@ -1,4 +1,4 @@
-//! Capabilities, seccomp, AppArmor, masked and read-only paths.
+//! Capabilities, seccomp, masked and read-only paths; how profiles are asked for.
 //!
 //! | CRI | OCI | rule |
 //! |---|---|---|
@@ -7,13 +7,12 @@
 //! | `privileged` | all capabilities, no seccomp, no AppArmor, nothing masked | OCI-16 |
 //! | `masked_paths`, `readonly_paths` | the same, instead of any default | OCI-17 |
 //! | `seccomp`, else `seccomp_profile_path` | `linux.seccomp` | OCI-18, OCI-19 |
-//! | `apparmor`, else `apparmor_profile` | `process.apparmorProfile` | OCI-19 |
 //! | `no_new_privs` | `process.noNewPrivileges` | OCI-08 |
 
 use serde_json::Value;
 
 use super::oci::Capabilities;
-use super::seccomp::default_profile;
+use super::seccomp::{default_profile, node_profile};
 use super::{Host, LocalProfile};
 use crate::error::{Result, invalid, precondition};
 use crate::proto::cri::security_profile::ProfileType;
@@ -88,54 +87,65 @@ pub fn names_of(mask: u64) -> Vec<String> {
     (0..NAMES.len()).filter(|bit| mask & (1 << bit) != 0).map(|bit| NAMES[bit].to_owned()).collect()
 }
 
-/// The capability sets of a container.
+/// The capability sets of a container, from those of the base spec or the default ones.
 #[must_use]
-pub fn capabilities(asked: Option<&Capability>, privileged: bool, host: &Host) -> Capabilities {
+pub fn capabilities(
+    start: Capabilities,
+    asked: Option<&Capability>,
+    privileged: bool,
+    host: &Host,
+) -> Capabilities {
+    // Nothing is ambient, and inheritable only what a base spec says (CVE-2022-24769).
+    let mut sets = Capabilities { ambient: Vec::new(), ..start };
     if privileged {
-        return sets(names_of(host.capabilities), Vec::new());
+        set_all(&mut sets, names_of(host.capabilities));
+        return sets;
     }
-    let empty = Capability::default();
-    let asked = asked.unwrap_or(&empty);
+    let Some(asked) = asked else { return sets };
+    let has_all = |list: &[String]| list.iter().any(|name| name.eq_ignore_ascii_case("all"));
+    // ALL goes first in either list, then the single names (OCI-13).
+    if has_all(&asked.add_capabilities) {
+        set_all(&mut sets, names_of(host.capabilities));
+    }
+    if has_all(&asked.drop_capabilities) {
+        set_all(&mut sets, Vec::new());
+    }
+    let ambient = single(&asked.add_ambient_capabilities);
+    for name in single(&asked.add_capabilities).iter().chain(&ambient) {
+        for set in [&mut sets.bounding, &mut sets.effective, &mut sets.permitted] {
+            if !set.contains(name) {
+                set.push(name.clone());
+            }
+        }
+    }
+    let dropped = single(&asked.drop_capabilities);
+    for set in [&mut sets.bounding, &mut sets.effective, &mut sets.permitted, &mut sets.inheritable] {
+        set.retain(|name| !dropped.contains(name));
+    }
+    for name in ambient.into_iter().filter(|name| !dropped.contains(name)) {
+        for set in [&mut sets.inheritable, &mut sets.ambient] {
+            if !set.contains(&name) {
+                set.push(name.clone());
+            }
+        }
+    }
+    sets
+}
+
+/// The names of a list but ALL, as the kernel writes them (OCI-12).
+fn single(list: &[String]) -> Vec<String> {
     let canonical = |name: &String| {
         let upper = name.to_ascii_uppercase();
         if upper.starts_with("CAP_") { upper } else { format!("CAP_{upper}") }
     };
-    let has_all = |list: &[String]| list.iter().any(|name| name.eq_ignore_ascii_case("all"));
-    let single = |list: &[String]| -> Vec<String> {
-        list.iter().filter(|name| !name.eq_ignore_ascii_case("all")).map(canonical).collect()
-    };
-    // ALL goes first in either list, then the single names (OCI-13).
-    let mut set: Vec<String> = if has_all(&asked.add_capabilities) {
-        names_of(host.capabilities)
-    } else if has_all(&asked.drop_capabilities) {
-        Vec::new()
-    } else {
-        DEFAULT_CAPABILITIES.map(str::to_owned).to_vec()
-    };
-    if has_all(&asked.drop_capabilities) && has_all(&asked.add_capabilities) {
-        set.clear();
-    }
-    let ambient = single(&asked.add_ambient_capabilities);
-    for name in single(&asked.add_capabilities).into_iter().chain(ambient.iter().cloned()) {
-        if !set.contains(&name) {
-            set.push(name);
-        }
-    }
-    let dropped = single(&asked.drop_capabilities);
-    set.retain(|name| !dropped.contains(name));
-    let ambient = ambient.into_iter().filter(|name| set.contains(name)).collect();
-    sets(set, ambient)
+    list.iter().filter(|name| !name.eq_ignore_ascii_case("all")).map(canonical).collect()
 }
 
-fn sets(set: Vec<String>, ambient: Vec<String>) -> Capabilities {
-    Capabilities {
-        bounding: set.clone(),
-        effective: set.clone(),
-        permitted: set,
-        // Inheritable stays empty but for what is ambient (CVE-2022-24769).
-        inheritable: ambient.clone(),
-        ambient,
-    }
+fn set_all(sets: &mut Capabilities, names: Vec<String>) {
+    sets.inheritable.retain(|name| names.contains(name));
+    sets.bounding.clone_from(&names);
+    sets.effective.clone_from(&names);
+    sets.permitted = names;
 }
 
 /// Which profile is asked for, after the deprecated text fields were understood.
@@ -198,6 +208,19 @@ pub fn profile(what: &str, given: Option<&SecurityProfile>, text: &str) -> Resul
     }
 }
 
+/// The seccomp profile that a security context asks for. A privileged one has no filter,
+/// whatever profile its message names.
+///
+/// # Errors
+/// Those of [`profile`].
+pub fn seccomp_profile(given: Option<&SecurityProfile>, text: &str, privileged: bool) -> Result<Profile> {
+    if privileged && given.is_some() {
+        return Ok(Profile::Unconfined);
+    }
+    let profile = profile("seccomp", given, text)?;
+    Ok(if privileged { Profile::Unconfined } else { profile })
+}
+
 /// The seccomp section of a spec.
 ///
 /// # Errors
@@ -222,57 +245,11 @@ pub fn seccomp(
         Profile::Localhost(path) => {
             let local = local.filter(|local| &local.path == path);
             let text = local.map(|local| local.text.as_str()).unwrap_or_default();
-            let value: Value = serde_json::from_str(text)
-                .map_err(|error| invalid(format!("seccomp profile {path:?}: {error}")))?;
-            if !value.get("defaultAction").is_some_and(Value::is_string) {
-                return Err(invalid(format!("seccomp profile {path:?}: it has no defaultAction")));
-            }
-            Ok(Some(value))
+            let profile = node_profile(text);
+            profile.map(Some).map_err(|error| error.context(format!("seccomp profile {path:?}")))
         }
     }
 }
-
-/// The AppArmor profile's name for a spec; empty for none.
-///
-/// # Errors
-/// FailedPrecondition when a profile is asked for that cannot be in force here.
-pub fn apparmor(profile: &Profile, privileged: bool, host: &Host) -> Result<String> {
-    if !host.apparmor {
-        return match profile {
-            Profile::Unset | Profile::Unconfined => Ok(String::new()),
-            Profile::Default => Err(precondition(
-                "an AppArmor profile is asked for, but AppArmor is not in force on this host",
-            )),
-            Profile::Localhost(name) => Err(precondition(format!(
-                "AppArmor profile {name:?} is asked for, but AppArmor is not in force on this host"
-            ))),
-        };
-    }
-    if privileged {
-        return Ok(String::new());
-    }
-    match profile {
-        Profile::Unconfined => Ok(String::new()),
-        Profile::Unset if !host.apparmor_loaded(DEFAULT_APPARMOR) => Ok(String::new()),
-        Profile::Unset | Profile::Default => {
-            if !host.apparmor_loaded(DEFAULT_APPARMOR) {
-                return Err(precondition(format!(
-                    "the AppArmor profile {DEFAULT_APPARMOR:?} is not loaded on this host"
-                )));
-            }
-            Ok(DEFAULT_APPARMOR.to_owned())
-        }
-        Profile::Localhost(name) => {
-            if !host.apparmor_loaded(name) {
-                return Err(precondition(format!("AppArmor profile {name:?} is not loaded on this host")));
-            }
-            Ok(name.clone())
-        }
-    }
-}
-
-/// The name under which containerd's plugin loads its default profile.
-pub const DEFAULT_APPARMOR: &str = "cri-containerd.apparmor.d";
 
 #[cfg(test)]
 mod tests {
@@ -283,14 +260,22 @@ mod tests {
         Capability { add_capabilities: list(add), drop_capabilities: list(drop), ..Default::default() }
     }
 
+    fn start() -> Capabilities {
+        crate::spec::defaults::spec(String::new())
+            .process
+            .and_then(|process| process.capabilities)
+            .expect("sets")
+    }
+
     fn host() -> Host {
         Host { capabilities: (1 << 12) | (1 << 21) | 1, seccomp: true, kernel: (6, 1), ..Host::default() }
     }
 
     #[test]
     fn all_goes_first_and_names_have_any_form() {
-        let set =
-            |add: &[&str], drop: &[&str]| capabilities(Some(&asked(add, drop)), false, &host()).bounding;
+        let set = |add: &[&str], drop: &[&str]| {
+            capabilities(start(), Some(&asked(add, drop)), false, &host()).bounding
+        };
         assert_eq!(set(&[], &["ALL"]), Vec::<String>::new());
         assert_eq!(set(&["chown"], &["all"]), ["CAP_CHOWN"]);
         assert_eq!(set(&["ALL"], &["CAP_SYS_ADMIN"]), ["CAP_CHOWN", "CAP_NET_ADMIN"]);
@@ -301,15 +286,33 @@ mod tests {
 
     #[test]
     fn inheritable_and_ambient_hold_only_what_is_asked_for() {
-        let plain = capabilities(None, false, &host());
+        let plain = capabilities(start(), None, false, &host());
         assert!(plain.inheritable.is_empty() && plain.ambient.is_empty());
         let ambient = Capability { add_ambient_capabilities: vec!["net_admin".into()], ..Default::default() };
-        let sets = capabilities(Some(&ambient), false, &host());
+        let sets = capabilities(start(), Some(&ambient), false, &host());
         assert_eq!(
             (sets.ambient, sets.inheritable),
             (vec!["CAP_NET_ADMIN".into()], vec!["CAP_NET_ADMIN".into()])
         );
         assert!(sets.permitted.contains(&"CAP_NET_ADMIN".to_owned()));
+    }
+
+    #[test]
+    fn what_is_asked_for_is_laid_over_a_base_spec() {
+        let base = Capabilities {
+            bounding: vec!["CAP_A".into(), "CAP_B".into()],
+            inheritable: vec!["CAP_A".into(), "CAP_B".into()],
+            ambient: vec!["CAP_A".into()],
+            ..Capabilities::default()
+        };
+        let sets = capabilities(base.clone(), Some(&asked(&["c"], &["b"])), false, &host());
+        assert_eq!(
+            (sets.bounding, sets.effective),
+            (vec!["CAP_A".into(), "CAP_C".into()], vec!["CAP_C".into()])
+        );
+        assert_eq!((sets.inheritable, sets.ambient), (vec!["CAP_A".to_owned()], vec![]));
+        let sets = capabilities(base, None, true, &host());
+        assert_eq!((sets.bounding.len(), sets.inheritable.len()), (3, 0));
     }
 
     #[test]
@@ -339,15 +342,5 @@ mod tests {
         assert!(seccomp(&asked, false, &[], Some(&broken), &host()).is_err());
         let bare = Host { seccomp: false, ..host() };
         assert!(seccomp(&Profile::Default, false, &[], None, &bare).is_err());
-    }
-
-    #[test]
-    fn apparmor_that_cannot_be_in_force_is_refused() {
-        assert!(apparmor(&Profile::Localhost("p".into()), false, &host()).is_err());
-        assert_eq!(apparmor(&Profile::Unset, false, &host()).as_deref(), Ok(""));
-        let with = Host { apparmor: true, apparmor_profiles: vec!["p".into()], ..host() };
-        assert_eq!(apparmor(&Profile::Localhost("p".into()), false, &with).as_deref(), Ok("p"));
-        assert!(apparmor(&Profile::Localhost("q".into()), false, &with).is_err());
-        assert!(apparmor(&Profile::Default, false, &with).is_err());
     }
 }

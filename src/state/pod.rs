@@ -13,11 +13,22 @@ use std::sync::{Arc, Mutex as StdMutex};
 use serde_json::Value;
 use tokio::sync::{Mutex, watch};
 
-use super::record::SandboxMetadata;
+use super::record::{SandboxMetadata, UpdatedResources};
 use crate::error::{Result, precondition};
 use crate::flow::lock;
 use crate::ids::PodId;
 use crate::proto::cri::{NamespaceMode, PodSandboxConfig, PodSandboxState};
+
+/// Annotation that chooses the handler [`UNTRUSTED_HANDLER`] (SBX-12).
+const UNTRUSTED_ANNOTATION: &str = "io.kubernetes.cri.untrusted-workload";
+/// The handler of untrusted workloads.
+pub const UNTRUSTED_HANDLER: &str = "untrusted";
+
+/// Whether a pod says of itself that it is not to be trusted.
+#[must_use]
+pub fn is_untrusted(config: &PodSandboxConfig) -> bool {
+    config.annotations.get(UNTRUSTED_ANNOTATION).is_some_and(|value| value == "true")
+}
 
 /// A pod's status.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -58,6 +69,7 @@ pub struct Pod {
     /// Held by whoever stops or removes the pod.
     pub operation: Mutex<()>,
     network: StdMutex<PodNetwork>,
+    updated: StdMutex<Option<UpdatedResources>>,
     status: watch::Sender<Status>,
 }
 
@@ -78,8 +90,15 @@ impl Pod {
             created_at,
             operation: Mutex::default(),
             network: StdMutex::new(PodNetwork { ips, cni_result: metadata.cni_result }),
+            updated: StdMutex::default(),
             status: watch::Sender::new(status),
         }
+    }
+
+    /// The name of the handler that it runs with; empty for the default one.
+    #[must_use]
+    pub fn handler_name(&self) -> &str {
+        if is_untrusted(&self.config) { UNTRUSTED_HANDLER } else { &self.handler }
     }
 
     /// The status now.
@@ -123,6 +142,17 @@ impl Pod {
     #[must_use]
     pub fn had_network(&self) -> bool {
         !lock(&self.network).cni_result.is_null()
+    }
+
+    /// The resources as they were updated last, if ever (SBX-57).
+    #[must_use]
+    pub fn updated_resources(&self) -> Option<UpdatedResources> {
+        lock(&self.updated).clone()
+    }
+
+    /// Remembers updated resources.
+    pub fn set_updated_resources(&self, updated: Option<UpdatedResources>) {
+        *lock(&self.updated) = updated;
     }
 
     /// Whether the pod uses the host's network.

@@ -115,7 +115,8 @@ where
     match agreement.transport {
         Transport::Spdy => over_spdy(io, agreement.version, wanted, limits).await,
         Transport::WebSocket { is_base64 } => {
-            let protocol = ChannelProtocol { base64: is_base64, close_signal: agreement.version >= 5 };
+            let protocol =
+                ChannelProtocol { base64: is_base64, close_signal: agreement.version >= 5, greets: true };
             over_websocket(io, protocol, agreement.version, wanted, limits).await
         }
         Transport::SpdyInWebSocket => Err(internal("exec and attach are not tunnelled")),

@@ -46,6 +46,16 @@ pub fn containing(table: &[MountPoint], path: &Path) -> MountPoint {
     above.max_by_key(|mount| mount.path.as_os_str().len()).cloned().unwrap_or_default()
 }
 
+/// The options of the file system at the mount point `path`, those that all its mounts
+/// share; none where nothing is mounted, or the table cannot be read.
+#[must_use]
+pub fn super_options(path: &Path) -> Vec<String> {
+    let table = std::fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
+    let lines = table.lines().filter(|text| line(text.as_bytes()).is_some_and(|mount| mount.path == path));
+    let options = lines.last().and_then(|text| text.split(" - ").nth(1)?.split(' ').nth(2));
+    options.map(|options| options.split(',').map(str::to_owned).collect()).unwrap_or_default()
+}
+
 fn parse(table: &[u8]) -> Vec<MountPoint> {
     table.split(|byte| *byte == b'\n').filter_map(line).collect()
 }
@@ -61,6 +71,50 @@ fn line(line: &[u8]) -> Option<MountPoint> {
         found.slave |= tag.starts_with(b"master:");
     }
     Some(found)
+}
+
+/// A mounted cgroup hierarchy.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct CgroupMount {
+    /// Where it is.
+    pub path: PathBuf,
+    /// The cgroup that is seen there; `/` for the whole hierarchy.
+    pub root: PathBuf,
+    /// Its controllers; empty for the unified hierarchy of version 2.
+    pub controllers: Vec<String>,
+    /// Whether it is of version 2.
+    pub is_unified: bool,
+}
+
+/// All mounted cgroup hierarchies, in the order of the table.
+///
+/// # Errors
+/// When /proc cannot be read.
+pub fn cgroups() -> Result<Vec<CgroupMount>> {
+    let table = std::fs::read("/proc/self/mountinfo").context(|| "read the mount table")?;
+    Ok(parse_cgroups(&table))
+}
+
+/// The hierarchies in a mount table.
+#[must_use]
+pub fn parse_cgroups(table: &[u8]) -> Vec<CgroupMount> {
+    table.split(|byte| *byte == b'\n').filter_map(cgroup).collect()
+}
+
+/// The options of a version 1 file system name its controllers.
+fn cgroup(line: &[u8]) -> Option<CgroupMount> {
+    let mut fields = line.split(|byte| *byte == b' ');
+    let root = unescape(fields.nth(3)?);
+    let path = unescape(fields.next()?);
+    let mut rest = fields.skip_while(|field| *field != b"-").skip(1);
+    let is_unified = match rest.next()? {
+        b"cgroup2" => true,
+        b"cgroup" => false,
+        _ => return None,
+    };
+    let options = String::from_utf8_lossy(rest.nth(1)?);
+    let controllers = if is_unified { Vec::new() } else { options.split(',').map(str::to_owned).collect() };
+    Some(CgroupMount { path, root, controllers, is_unified })
 }
 
 /// The kernel writes blanks, tabs, newlines and backslashes as three octal digits.

@@ -7,10 +7,13 @@
 #[allow(dead_code, unused_imports)] // offers more than the tests use today
 mod harness;
 
+mod cdi;
 mod choices;
 mod command;
+mod config_import;
 mod core;
 mod faults;
+mod handlers;
 mod harness_check;
 mod image_volumes;
 mod load;
@@ -18,4 +21,6 @@ mod neighbours;
 mod pull_kills;
 mod restart;
 mod smoke;
+mod stats;
 mod user_namespaces;
+mod vm;

@@ -1,35 +1,69 @@
 //! Exec: a command whose streams are a client's.
+//!
+//! ```text
+//! client ─▶ session.stdin ──▶ FIFO ─▶ shim ─▶ process
+//!        ◀─ session.stdout ◀─ FIFO ◀─ shim ◀─
+//! ```
+//!
+//! Who ends first:
+//!
+//! | who | what follows |
+//! |---|---|
+//! | the process | its output is read to the end, for a limited time if a child holds it (EXE-05); then the exit code |
+//! | the client's input | the process's input ends (EXE-15); a terminal has no such end and stays as it is |
+//! | the client | its process goes on without input, and its output is thrown away (EXE-16); with a terminal that is a hang-up: the shim closes it, and the kernel sends SIGHUP |
+//! | the server | the session ends; the next server does as after a client that has gone (REC-14) |
+//!
+//! containerd's plugin does not end the input of a terminal whose client has gone, and reads
+//! no more: the process stays, and blocks as soon as its pipes are full. CRI-O ends the input
+//! only without a terminal. Neither kills.
 
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio_util::sync::CancellationToken;
+use tracing::{debug, warn};
+
+use super::START_LIMIT;
 use crate::container::Containers;
-use crate::error::{Result, invalid, unimplemented};
-use crate::io::session::Session;
+use crate::container::terminal::Sizes;
+use crate::containerd::{ExecRequest as NewExec, Exit, ProcessStatus};
+use crate::error::{Kind, Result, canceled, invalid, precondition, unavailable};
+use crate::flow;
+use crate::ids::random_hex;
+use crate::io::fifo::{Fifos, Wanted};
+use crate::io::pipe::{InputPipe, OutputPipe, ProcessEnd};
+use crate::io::session::{Incoming, Outgoing, Session};
 use crate::proto::cri::ExecRequest;
+use crate::state::Container;
+
+/// Exec ids of sessions begin with this: a later server tells them from those of ExecSync,
+/// whose callers have died with the one that started them.
+const ID_PREFIX: &str = "session-";
+/// How often the end of a process is asked for again while containerd is away.
+const WAIT_PAUSE: Duration = Duration::from_secs(1);
 
 impl Containers {
-    /// Whether a request to exec can be met (EXE-11, EXE-12). The same is asked again when
+    /// Whether a request to exec can be met (EXE-12). The same is asked again when
     /// its client connects.
     ///
     /// # Errors
     /// InvalidArgument; NotFound; FailedPrecondition unless the container runs.
     pub fn check_exec(&self, request: &ExecRequest) -> Result<()> {
-        if request.container_id.is_empty() {
-            return Err(invalid("no container id is given"));
-        }
-        if request.cmd.is_empty() {
-            return Err(invalid("no command is given"));
-        }
-        self.store.container(&request.container_id)?.require_running()
+        self.exec_target(&request.container_id, &request.cmd).map(drop)
     }
 
     /// Runs a command in a container with a client's streams, and gives its exit code.
     /// When this returns, all output was handed over and the session's streams have ended;
-    /// the status is for the caller to send.
+    /// the status is for the caller to send (STM-18).
     ///
     /// The process is looked after on a task of its own: the caller may stop waiting.
     ///
     /// # Errors
-    /// As [`Containers::check_exec`]; the runtime's whole text when the process does not
-    /// start (EXE-08); Unavailable when the server stops.
+    /// InvalidArgument, NotFound and FailedPrecondition as [`Containers::check_exec`]; the
+    /// runtime's whole text when the process does not start (EXE-08); Unavailable when the
+    /// server stops.
     pub async fn exec(
         &self,
         container_id: &str,
@@ -37,7 +71,238 @@ impl Containers {
         tty: bool,
         session: Session,
     ) -> Result<i32> {
-        let _ = (container_id, cmd, tty, session);
-        Err(unimplemented("exec"))
+        let container = self.exec_target(container_id, &cmd)?;
+        let this = self.clone();
+        self.flow
+            .detach(async move {
+                let done = this.exec_session(&container, cmd, tty, session).await;
+                done.map_err(|error| error.context(format!("exec in container {}", container.id)))
+            })
+            .await
+    }
+
+    fn exec_target(&self, container_id: &str, cmd: &[String]) -> Result<Arc<Container>> {
+        if container_id.is_empty() {
+            return Err(invalid("no container id is given"));
+        }
+        let container = self.store.container(container_id)?;
+        if cmd.is_empty() {
+            return Err(invalid("no command is given"));
+        }
+        container.require_running()?;
+        Ok(container)
+    }
+
+    async fn exec_session(
+        &self,
+        container: &Arc<Container>,
+        command: Vec<String>,
+        tty: bool,
+        session: Session,
+    ) -> Result<i32> {
+        if session.gone.is_cancelled() {
+            return Err(canceled("the client went away"));
+        }
+        let exec_id = format!("{ID_PREFIX}{}", random_hex::<32>());
+        // Output that the client does not want is read as well: a process may need somebody
+        // who does.
+        let wanted = Wanted { stdin: session.stdin.is_some(), stdout: true, stderr: !tty };
+        let fifos = self.make_fifos(container.id.as_str(), &exec_id, wanted).await?;
+        let exec = Exec { containers: self, container, exec_id: &exec_id, fifos: &fifos, tty };
+        let ended = exec.run(command, session).await;
+        if matches!(ended, Ok(None)) {
+            return Err(unavailable("the server is stopping"));
+        }
+        exec.clean_up().await;
+        ended.map(|exit| exit.map_or(-1, |exit| i32::try_from(exit.code).unwrap_or(-1)))
+    }
+
+    /// Looks after a session's process whose server has gone, until it ends (REC-14): its
+    /// input ends and its output is thrown away, as after a client that has gone. `false`
+    /// if `exec_id` is none of a session, or the process has ended.
+    pub(crate) async fn outlast_session(&self, container: &Container, exec_id: &str, fifos: &Fifos) -> bool {
+        if !exec_id.starts_with(ID_PREFIX) {
+            return false;
+        }
+        let id = container.id.as_str();
+        let is_running = match self.containerd.process(id, exec_id).await {
+            Ok(process) => process.status == ProcessStatus::Running,
+            Err(_) => false,
+        };
+        if !is_running {
+            return false;
+        }
+        debug!(container = id, exec = exec_id, "waiting for the process of a session that has ended");
+        let exec = Exec { containers: self, container, exec_id, fifos, tty: fifos.stderr.is_none() };
+        let end = ProcessEnd::new(self.exec_drain_limit());
+        let never = CancellationToken::new();
+        let (stdout, stderr) =
+            match (open(fifos.stdout.as_deref(), true), open(fifos.stderr.as_deref(), true)) {
+                (Ok(stdout), Ok(stderr)) => (stdout, stderr),
+                (Err(error), _) | (_, Err(error)) => {
+                    warn!(container = id, %error, "the output of an exec cannot be read");
+                    return false;
+                }
+            };
+        let process = async {
+            exec.close_stdin().await;
+            let ended = exec.ended().await;
+            end.tell();
+            ended.is_ok()
+        };
+        let outputs =
+            async { tokio::join!(forward(stdout, None, &never, &end), forward(stderr, None, &never, &end)) };
+        tokio::join!(process, outputs).0
+    }
+
+    fn exec_drain_limit(&self) -> Duration {
+        Duration::from_secs(self.config.file.container.exec_drain_timeout_s)
+    }
+}
+
+fn open(path: Option<&Path>, started: bool) -> Result<Option<OutputPipe>> {
+    path.map(|path| OutputPipe::open(path, started)).transpose()
+}
+
+async fn forward(pipe: Option<OutputPipe>, to: Option<Outgoing>, gone: &CancellationToken, end: &ProcessEnd) {
+    if let Some(pipe) = pipe {
+        pipe.forward(to, gone, end).await;
+    }
+}
+
+/// The process of a session.
+struct Exec<'a> {
+    containers: &'a Containers,
+    container: &'a Container,
+    exec_id: &'a str,
+    fifos: &'a Fifos,
+    tty: bool,
+}
+
+impl Exec<'_> {
+    /// Starts the process and talks with it until it has ended; `None` if the server stops
+    /// before.
+    async fn run(&self, command: Vec<String>, mut session: Session) -> Result<Option<Exit>> {
+        let started = CancellationToken::new();
+        let sizes = Sizes::new(session.resizes.take().filter(|_| self.tty));
+        let process = (self.container.id.as_str(), self.exec_id);
+        let resizing = sizes.apply(&self.containers.containerd, process, &started);
+        let talking = async {
+            let stdout = open(self.fifos.stdout.as_deref(), false)?;
+            let stderr = open(self.fifos.stderr.as_deref(), false)?;
+            self.start(command).await?;
+            started.cancel();
+            self.talk(session, stdout, stderr).await.transpose()
+        };
+        tokio::select! {
+            ended = talking => ended,
+            // It never completes.
+            () = resizing => Ok(None),
+        }
+    }
+
+    async fn start(&self, command: Vec<String>) -> Result<()> {
+        let (containers, id) = (self.containers, self.container.id.as_str());
+        let request = NewExec {
+            container_id: id.to_owned(),
+            exec_id: self.exec_id.to_owned(),
+            stdin: Fifos::to_task(self.fifos.stdin.as_deref()),
+            stdout: Fifos::to_task(self.fifos.stdout.as_deref()),
+            stderr: Fifos::to_task(self.fifos.stderr.as_deref()),
+            terminal: self.tty,
+            process: containers.exec_spec(self.container, command, self.tty).await?,
+        };
+        containers.containerd.create_exec(request).await?;
+        containers.containerd.start_process(id, self.exec_id, START_LIMIT).await.map(drop)
+    }
+
+    async fn talk(
+        &self,
+        session: Session,
+        stdout: Option<OutputPipe>,
+        stderr: Option<OutputPipe>,
+    ) -> Option<Result<Exit>> {
+        let Session { stdin, stdout: to_stdout, stderr: to_stderr, gone, .. } = session;
+        let end = ProcessEnd::new(self.containers.exec_drain_limit());
+        let process = async {
+            let ended = self.ended().await;
+            end.tell();
+            ended
+        };
+        let outputs = async {
+            tokio::join!(forward(stdout, to_stdout, &gone, &end), forward(stderr, to_stderr, &gone, &end))
+        };
+        let all = async { tokio::join!(process, outputs).0 };
+        tokio::select! {
+            ended = all => Some(ended),
+            () = self.feed(stdin, &gone) => None,
+            () = self.containers.flow.stopping() => None,
+        }
+    }
+
+    /// Brings the client's input to the process. Never completes.
+    async fn feed(&self, stdin: Option<Incoming>, gone: &CancellationToken) {
+        if let (Some(mut from), Some(path)) = (stdin, self.fifos.stdin.as_deref()) {
+            let fed = async {
+                let mut pipe = InputPipe::open(path).await?;
+                let is_read = pipe.feed(&mut from).await.is_ok();
+                drop(from);
+                if is_read && self.tty {
+                    std::future::pending::<()>().await;
+                }
+                Ok(())
+            };
+            let fed: Result<()> = tokio::select! {
+                fed = fed => fed,
+                () = gone.cancelled() => Ok(()),
+            };
+            if let Err(error) = fed {
+                warn!(container = %self.container.id, %error, "no input for an exec");
+            }
+            self.close_stdin().await;
+        }
+        std::future::pending().await
+    }
+
+    /// The shim holds the FIFO open as well, until it is told.
+    async fn close_stdin(&self) {
+        if self.fifos.stdin.is_none() {
+            return;
+        }
+        let id = self.container.id.as_str();
+        if let Err(error) = self.containers.containerd.close_stdin(id, self.exec_id).await {
+            debug!(container = id, exec = self.exec_id, %error, "the input of an exec was not closed");
+        }
+    }
+
+    /// The end of the process, however long it takes and however often containerd is
+    /// restarted meanwhile.
+    async fn ended(&self) -> Result<Exit> {
+        let id = self.container.id.as_str();
+        loop {
+            match self.containers.containerd.wait(id, self.exec_id).await {
+                Err(error) if error.kind() == Kind::Unavailable => {
+                    tokio::select! {
+                        () = tokio::time::sleep(WAIT_PAUSE) => {}
+                        () = self.container.ended() => return Err(precondition("the container has ended")),
+                    }
+                }
+                // With the container everything of it goes.
+                Err(error) if error.is_not_found() => return Err(error.with_kind(Kind::Unknown)),
+                other => return other,
+            }
+        }
+    }
+
+    /// Removes what was made for the process.
+    async fn clean_up(&self) {
+        let id = self.container.id.as_str();
+        if let Err(error) = self.containers.containerd.delete_exec(id, self.exec_id).await {
+            warn!(container = id, exec = self.exec_id, %error, "an exec process could not be deleted");
+        }
+        let fifos = self.fifos.clone();
+        if let Err(error) = flow::blocking(move || fifos.remove()).await {
+            warn!(container = id, %error, "the FIFOs of an exec could not be removed");
+        }
     }
 }

@@ -6,6 +6,7 @@ use std::time::Duration;
 use tokio::sync::oneshot;
 use tracing::warn;
 
+use super::START_LIMIT;
 use crate::container::Containers;
 use crate::containerd::{ExecRequest, Exit};
 use crate::error::{Context, Result, canceled, deadline, invalid};
@@ -18,8 +19,6 @@ use crate::spec;
 use crate::spec::oci::Process;
 use crate::state::Container;
 
-/// The longest that the OCI runtime may take to start a process.
-const START_LIMIT: Duration = Duration::from_secs(110);
 /// How long a killed process may take to be reaped.
 const REAP_LIMIT: Duration = Duration::from_secs(30);
 const SIGKILL: u32 = 9;

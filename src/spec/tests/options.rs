@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::proto::cri::LinuxContainerConfig;
+use crate::spec::defaults::{MASKED, READONLY, texts};
 
 /// The spec of a container under `settings`, with host devices and a privileged pod.
 fn spec(settings: &str, context: LinuxContainerSecurityContext) -> Spec {
@@ -45,6 +46,7 @@ fn spec(settings: &str, context: LinuxContainerSecurityContext) -> Spec {
         target_pid: None,
         image: (&ImageConfig::default(), "i"),
         accounts: &Accounts::default(),
+        namespace: "k8s.io",
         handler: config.default_handler(),
         features: Features::default(),
         host: &host(),
@@ -89,7 +91,7 @@ fn proc_paths_can_be_kept_from_the_kubelet() {
     };
     let disabled = "[container]\ndisable_proc_mount = true\n";
     assert_eq!(masked("", false), (vec!["/proc/mine".into()], vec![]));
-    assert_eq!(masked(disabled, false), crate::spec::pause::usual_paths());
+    assert_eq!(masked(disabled, false), (texts(&MASKED), texts(&READONLY)));
     assert_eq!(masked(disabled, true), (vec![], vec![]));
     let folder = tempfile::tempdir().expect("a folder");
     let base = folder.path().join("base.json");

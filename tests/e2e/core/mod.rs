@@ -12,9 +12,11 @@ mod namespaces;
 mod network;
 mod node;
 mod process;
+mod resources;
 mod sandbox;
 mod sandbox_end;
 mod sandbox_files;
+mod stats;
 mod stop;
 mod user_namespaces;
 

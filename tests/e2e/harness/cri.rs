@@ -175,6 +175,36 @@ impl Cri {
         self.runtime().container_status(request).await.map(tonic::Response::into_inner)
     }
 
+    /// ContainerStats by an id that need not exist.
+    pub(crate) async fn container_stats(&self, id: &str) -> Result<cri::ContainerStats, Status> {
+        let request = cri::ContainerStatsRequest { container_id: id.to_owned() };
+        Ok(self.runtime().container_stats(request).await?.into_inner().stats.unwrap_or_default())
+    }
+
+    /// ListContainerStats.
+    pub(crate) async fn list_container_stats(
+        &self,
+        filter: Option<cri::ContainerStatsFilter>,
+    ) -> Result<Vec<cri::ContainerStats>, Status> {
+        let request = cri::ListContainerStatsRequest { filter };
+        Ok(self.runtime().list_container_stats(request).await?.into_inner().stats)
+    }
+
+    /// PodSandboxStats by an id that need not exist.
+    pub(crate) async fn pod_stats(&self, id: &str) -> Result<cri::PodSandboxStats, Status> {
+        let request = cri::PodSandboxStatsRequest { pod_sandbox_id: id.to_owned() };
+        Ok(self.runtime().pod_sandbox_stats(request).await?.into_inner().stats.unwrap_or_default())
+    }
+
+    /// ListPodSandboxStats.
+    pub(crate) async fn list_pod_stats(
+        &self,
+        filter: Option<cri::PodSandboxStatsFilter>,
+    ) -> Result<Vec<cri::PodSandboxStats>, Status> {
+        let request = cri::ListPodSandboxStatsRequest { filter };
+        Ok(self.runtime().list_pod_sandbox_stats(request).await?.into_inner().stats)
+    }
+
     /// Stops and removes all pods, with all their containers.
     pub(crate) async fn remove_all(&self) {
         for pod in self.pods().await.expect("pods are listed") {

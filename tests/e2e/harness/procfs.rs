@@ -59,6 +59,24 @@ pub(crate) fn cgroup_roots() -> Vec<PathBuf> {
     mount_points(|_, kind| kind == "cgroup" || kind == "cgroup2")
 }
 
+/// A number in the cgroup at `path`, in the first of `files` that there is in any hierarchy:
+/// a file name, or a file name and the key of its line.
+pub(crate) fn cgroup_number(path: &str, files: &[&str]) -> u64 {
+    let read = |root: &PathBuf, file: &str| {
+        let (name, key) = file.split_once(' ').unwrap_or((file, ""));
+        let text = std::fs::read_to_string(root.join(path.trim_start_matches('/')).join(name)).ok()?;
+        let value = if key.is_empty() {
+            Some(text.trim())
+        } else {
+            text.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix(' '))
+        };
+        value.map(|value| value.parse().expect("a number"))
+    };
+    let roots = cgroup_roots();
+    let mut found = files.iter().filter_map(|file| roots.iter().find_map(|root| read(root, file)));
+    found.next().unwrap_or_else(|| panic!("none of {files:?} in cgroup {path}"))
+}
+
 fn mount_points(wanted: impl Fn(&str, &str) -> bool) -> Vec<PathBuf> {
     let table = std::fs::read_to_string("/proc/self/mountinfo").expect("a mount table");
     let parse = |line: &str| {
