@@ -105,10 +105,7 @@ pub(crate) const ALL: &[Allowed] = &[
                 && case.request.pointer("/config/linux/security_context/supplemental_groups").is_some()
         },
     },
-    Allowed {
-        id: "image-sub-path",
-        applies: |case| case.only_theirs(&["path escapes from parent"]),
-    },
+    Allowed { id: "image-sub-path", applies: |case| case.only_theirs(&["path escapes from parent"]) },
     Allowed {
         id: "another-pod-config",
         applies: |case| case.request["another_pod_config"] == true && !case.found.path.contains("code"),
@@ -147,27 +144,29 @@ pub(crate) const ALL: &[Allowed] = &[
         id: "user-namespaces",
         applies: |case| {
             let words = ["user namespace", "uid mapping", "gid mapping", "is not mapped"];
-            case.refused("InvalidArgument", "Ok", &words) || case.only_theirs(&["user namespace config for sandbox"])
+            case.refused("InvalidArgument", "Ok", &words)
+                || case.only_theirs(&["user namespace config for sandbox"])
         },
     },
-    Allowed {
-        id: "pending-mounts",
-        applies: |case| case.refused("Unimplemented", "", &["mount options"]),
-    },
+    Allowed { id: "pending-mounts", applies: |case| case.refused("Unimplemented", "", &["mount options"]) },
     Allowed { id: "pending-selinux", applies: |case| case.only_theirs(&["the format of 'level'"]) },
     Allowed {
         id: "codes-inner",
         applies: |case| {
             let theirs = case.found.theirs.as_str().unwrap_or_default();
-            (case.refused("FailedPrecondition", "NotFound", &[]) || case.refused("InvalidArgument", "NotFound", &[]))
-                && ["resolve image", "invalid target container", "image volume"].iter().any(|word| theirs.contains(word))
+            (case.refused("FailedPrecondition", "NotFound", &[])
+                || case.refused("InvalidArgument", "NotFound", &[]))
+                && ["resolve image", "invalid target container", "image volume"]
+                    .iter()
+                    .any(|word| theirs.contains(word))
         },
     },
     Allowed {
         id: "codes-order",
         applies: |case| {
             // Of two things that are wrong the two may see another one first.
-            case.refused("Unknown", "InvalidArgument", &[]) && case.asks("/container/labels", |text| text.len() > 4000)
+            case.refused("Unknown", "InvalidArgument", &[])
+                && case.asks("/container/labels", |text| text.len() > 4000)
         },
     },
     Allowed { id: "codes-arguments", applies: |case| case.refused("InvalidArgument", "Unknown", &[]) },

@@ -238,7 +238,12 @@ fn device(random: &mut Random, world: &World) -> Device {
 }
 
 #[allow(deprecated)] // the text forms are still understood
-fn context(random: &mut Random, world: &World, pod: &PodSandboxConfig, has_target: bool) -> LinuxContainerSecurityContext {
+fn context(
+    random: &mut Random,
+    world: &World,
+    pod: &PodSandboxConfig,
+    has_target: bool,
+) -> LinuxContainerSecurityContext {
     let may_be_privileged = pod
         .linux
         .as_ref()
@@ -302,7 +307,11 @@ fn capabilities(random: &mut Random) -> Vec<String> {
 }
 
 /// The pod's own, with any pid mode, as the kubelet does it; or others.
-fn namespace_options(random: &mut Random, pod: &PodSandboxConfig, has_target: bool) -> Option<NamespaceOption> {
+fn namespace_options(
+    random: &mut Random,
+    pod: &PodSandboxConfig,
+    has_target: bool,
+) -> Option<NamespaceOption> {
     match random.below(10) {
         0 => return None,
         1 => return Some(options(random, true)),

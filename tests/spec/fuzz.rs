@@ -83,7 +83,8 @@ fn one(seed: u64) -> Counts {
     }
     case.accounts.0 = broken(&mut random, case.accounts.0, b"x:x:0:0:\n");
     case.accounts.1 = broken(&mut random, case.accounts.1, b"x:x:0:web,,\n");
-    case.profile = String::from_utf8_lossy(&broken(&mut random, case.profile.into_bytes(), b"{}")).into_owned();
+    case.profile =
+        String::from_utf8_lossy(&broken(&mut random, case.profile.into_bytes(), b"{}")).into_owned();
     check(&case);
     let specs = case.translate();
     Counts { is_decoded: true, has_pause: specs.pause.is_ok(), has_container: specs.container.is_ok() }

@@ -91,7 +91,14 @@ fn capabilities(case: &Case, context: &LinuxContainerSecurityContext, sets: &Cap
         let base = case.base_spec.as_ref();
         let list = base.map(|base| base["process"]["capabilities"].clone());
         match list {
-            Some(list) => may.extend(list["bounding"].as_array().into_iter().flatten().filter_map(|name| name.as_str()).map(str::to_owned)),
+            Some(list) => may.extend(
+                list["bounding"]
+                    .as_array()
+                    .into_iter()
+                    .flatten()
+                    .filter_map(|name| name.as_str())
+                    .map(str::to_owned),
+            ),
             None => may.extend(DEFAULT_CAPABILITIES.map(str::to_owned)),
         }
     }
@@ -99,8 +106,12 @@ fn capabilities(case: &Case, context: &LinuxContainerSecurityContext, sets: &Cap
         let more: Vec<_> = set.iter().filter(|name| !may.contains(*name)).collect();
         assert!(more.is_empty(), "not asked for: {more:?}");
     }
-    let dropped: Vec<String> =
-        asked.drop_capabilities.iter().filter(|name| !name.eq_ignore_ascii_case("all")).map(canonical).collect();
+    let dropped: Vec<String> = asked
+        .drop_capabilities
+        .iter()
+        .filter(|name| !name.eq_ignore_ascii_case("all"))
+        .map(canonical)
+        .collect();
     let all = [&sets.bounding, &sets.effective, &sets.permitted, &sets.inheritable, &sets.ambient];
     for set in all {
         assert!(!set.iter().any(|name| dropped.contains(name)), "dropped: {dropped:?}, there: {set:?}");
@@ -122,7 +133,10 @@ fn devices(case: &Case, spec: &Spec) {
 /// OCI-17.
 fn paths(context: &LinuxContainerSecurityContext, spec: &Spec) {
     let linux = spec.linux.clone().unwrap_or_default();
-    assert_eq!((linux.masked_paths, linux.readonly_paths), (context.masked_paths.clone(), context.readonly_paths.clone()));
+    assert_eq!(
+        (linux.masked_paths, linux.readonly_paths),
+        (context.masked_paths.clone(), context.readonly_paths.clone())
+    );
 }
 
 /// OCI-18: who asks for the default filter has one.
@@ -130,7 +144,10 @@ fn filter(context: &LinuxContainerSecurityContext, spec: &Spec) {
     let asked = context.seccomp.as_ref().map(|profile| profile.profile_type);
     let filter = spec.linux.as_ref().and_then(|linux| linux.seccomp.as_ref());
     if asked == Some(ProfileType::RuntimeDefault as i32) {
-        assert_eq!(filter.map(|filter| &filter["defaultAction"]), Some(&serde_json::Value::from("SCMP_ACT_ERRNO")));
+        assert_eq!(
+            filter.map(|filter| &filter["defaultAction"]),
+            Some(&serde_json::Value::from("SCMP_ACT_ERRNO"))
+        );
     }
     if asked == Some(ProfileType::Localhost as i32) {
         assert!(filter.is_some_and(|filter| filter["defaultAction"].is_string()));
@@ -141,11 +158,17 @@ fn filter(context: &LinuxContainerSecurityContext, spec: &Spec) {
 fn mounts(case: &Case, context: &LinuxContainerSecurityContext, spec: &Spec) {
     let has = |option: &str, options: &[String]| options.iter().any(|known| known == option);
     for given in &case.config.mounts {
-        let same: Vec<_> = spec.mounts.iter().filter(|mount| mount.destination == given.container_path).collect();
+        let same: Vec<_> =
+            spec.mounts.iter().filter(|mount| mount.destination == given.container_path).collect();
         assert!(!same.is_empty(), "{given:?} is missing");
         // With two mounts of one target each has its own.
-        let read_only = same.iter().filter(|mount| has("ro", &mount.options) || has("rro", &mount.options)).count();
-        let asked = case.config.mounts.iter().filter(|other| other.container_path == given.container_path && other.readonly);
+        let read_only =
+            same.iter().filter(|mount| has("ro", &mount.options) || has("rro", &mount.options)).count();
+        let asked = case
+            .config
+            .mounts
+            .iter()
+            .filter(|other| other.container_path == given.container_path && other.readonly);
         assert!(read_only >= asked.count(), "{given:?} is writable: {same:?}");
         assert!(same.iter().all(|mount| !(has("ro", &mount.options) && has("rw", &mount.options))));
     }
@@ -158,10 +181,12 @@ fn mounts(case: &Case, context: &LinuxContainerSecurityContext, spec: &Spec) {
     let want: Vec<&String> = order.iter().map(|place| &case.config.mounts[*place].container_path).collect();
     let mut got = binds.iter().map(|mount| &mount.destination);
     assert!(want.into_iter().all(|target| got.any(|known| known == target)), "given order within a depth");
-    let targets: BTreeSet<String> = case.config.mounts.iter().map(|mount| clean(&mount.container_path)).collect();
+    let targets: BTreeSet<String> =
+        case.config.mounts.iter().map(|mount| clean(&mount.container_path)).collect();
     for target in ["/proc", "/sys", "/etc/hosts", "/etc/hostname", "/etc/resolv.conf"] {
         let count = spec.mounts.iter().filter(|mount| clean(&mount.destination) == target).count();
-        let is_base = case.base_spec.is_some() || case.image.volumes.iter().any(|volume| clean(volume) == target);
+        let is_base =
+            case.base_spec.is_some() || case.image.volumes.iter().any(|volume| clean(volume) == target);
         assert!(targets.contains(target) || is_base || count == 1, "{count} mounts at {target}");
     }
     if !context.privileged {
@@ -179,8 +204,11 @@ fn command(case: &Case, process: &Process) {
         assert_eq!(process.args, [config.command.clone(), config.args.clone()].concat());
     }
     let name = |pair: &str| pair.split('=').next().unwrap_or_default().to_owned();
-    let given: Vec<String> =
-        config.envs.iter().map(|pair| format!("{}={}", pair.key, String::from_utf8_lossy(&pair.value))).collect();
+    let given: Vec<String> = config
+        .envs
+        .iter()
+        .map(|pair| format!("{}={}", pair.key, String::from_utf8_lossy(&pair.value)))
+        .collect();
     for pair in &given {
         // Of one name the last one counts, wherever it stands.
         let last = |list: &[String]| list.iter().rev().find(|other| name(other) == name(pair)).cloned();
@@ -194,7 +222,8 @@ fn command(case: &Case, process: &Process) {
 /// OCI-21 … OCI-24.
 fn namespaces(context: &LinuxContainerSecurityContext, spec: &Spec) {
     let list = spec.linux.clone().unwrap_or_default().namespaces;
-    let path = |kind: &str| list.iter().find(|namespace| namespace.kind == kind).map(|found| found.path.as_str());
+    let path =
+        |kind: &str| list.iter().find(|namespace| namespace.kind == kind).map(|found| found.path.as_str());
     for (kind, file) in [("network", "net"), ("ipc", "ipc"), ("uts", "uts")] {
         assert_eq!(path(kind), Some(format!("/proc/{PAUSE_PID}/ns/{file}").as_str()));
     }

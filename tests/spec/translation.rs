@@ -62,7 +62,8 @@ impl Case {
         };
         let passwd = "root:x:0:0::/:\nweb:x:33:34::/:\nbroken:x:abc:0\n:x:0:0\nbig:x:4294967296:0\n";
         let group = "root:x:0:\nstaff:x:50:web\nwheel:x:10:root,web\nbad:x:y:web\n";
-        let accounts = if random.chance(80) { (passwd.into(), group.into()) } else { (Vec::new(), Vec::new()) };
+        let accounts =
+            if random.chance(80) { (passwd.into(), group.into()) } else { (Vec::new(), Vec::new()) };
         let host = Host {
             cgroup_v2: random.chance(50),
             capabilities: random.pick(&[(1 << 41) - 1, (1 << 12) | 1, 0, u64::MAX]),
@@ -85,10 +86,19 @@ impl Case {
             image,
             accounts,
             host,
-            features: Features { recursive_read_only: random.chance(70), user_namespaces: random.chance(70) },
+            features: Features {
+                recursive_read_only: random.chance(70),
+                user_namespaces: random.chance(70),
+                id_mapped_mounts: random.chance(70),
+            },
             base_spec: random.maybe(25, |_| base_spec()),
             shared: (random.chance(70), random.chance(50)),
-            profile: random.word(&["{\"defaultAction\":\"SCMP_ACT_ALLOW\"}", "{\"defaultAction\":\"SCMP_ACT_ALLOW\"}", "[]", ""]),
+            profile: random.word(&[
+                "{\"defaultAction\":\"SCMP_ACT_ALLOW\"}",
+                "{\"defaultAction\":\"SCMP_ACT_ALLOW\"}",
+                "[]",
+                "",
+            ]),
         }
     }
 
@@ -111,7 +121,8 @@ impl Case {
         modes.require_startable(&handler.name, self.features)?;
         let profile = self.local(&pause_seccomp(&self.pod, "")?);
         let image = ImageConfig { entrypoint: vec!["/pause".into()], ..ImageConfig::default() };
-        let files = PodFiles { shm: "/s/shm".into(), resolv_conf: "/r/resolv.conf".into(), ..PodFiles::default() };
+        let files =
+            PodFiles { shm: "/s/shm".into(), resolv_conf: "/r/resolv.conf".into(), ..PodFiles::default() };
         longshore::spec::pause(&PauseInput {
             id: ID,
             pod: &self.pod,
@@ -180,7 +191,12 @@ impl Case {
         let profile = gather::seccomp_profile(&context, &context.seccomp_profile_path, options)?;
         Ok(gather::Gathered {
             mounts: self.config.mounts.iter().map(mount).collect(),
-            volumes: self.image.volumes.iter().map(|target| (PathBuf::from("/volume"), target.clone())).collect(),
+            volumes: self
+                .image
+                .volumes
+                .iter()
+                .map(|target| (PathBuf::from("/volume"), target.clone()))
+                .collect(),
             devices,
             host_devices: if context.privileged { vec![device("/dev/host", "rwm")] } else { Vec::new() },
             seccomp: self.local(&profile),
