@@ -297,8 +297,17 @@ impl InPod<'_> {
         }
     }
 
-    fn asked(&self, call: &'static str, config: &ContainerConfig, number: usize) -> Asked<'_> {
-        let request = json!({ "handler": self.request.runtime_handler, "pod": self.request.config, "container": config });
+    fn asked(
+        &self,
+        call: &'static str,
+        config: &ContainerConfig,
+        is_other: bool,
+        number: usize,
+    ) -> Asked<'_> {
+        let request = json!({
+            "handler": self.request.runtime_handler, "pod": self.request.config, "container": config,
+            "another_pod_config": is_other,
+        });
         Asked { call, name: format!("container {number}"), request, version: &self.pair.version }
     }
 
