@@ -13,7 +13,8 @@ impl World {
     /// Makes them. The shared mount goes with the place.
     pub(crate) fn make(place: &Place, images: Vec<String>, has_options: bool) -> World {
         let folder = place.path("host");
-        let world = World { folder: folder.clone(), images, cgroup: format!("/{}", place.name()), has_options };
+        let world =
+            World { folder: folder.clone(), images, cgroup: format!("/{}", place.name()), has_options };
         for name in ["folder/inner", "shared", "devices/pts", "profiles"] {
             std::fs::create_dir_all(folder.join(name)).expect("a folder");
         }
