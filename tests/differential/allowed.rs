@@ -192,8 +192,13 @@ pub(crate) const ALL: &[Allowed] = &[
     Allowed {
         id: "mount-arguments",
         applies: |case| {
-            let words =
-                ["is not absolute", "no container_path", "image_sub_path without an image", "permissions"];
+            let words = [
+                "is not absolute",
+                "no container_path",
+                "image_sub_path without an image",
+                "permissions",
+                "mappings",
+            ];
             case.refused("InvalidArgument", "Ok", &words)
         },
     },

@@ -284,7 +284,9 @@ impl InPod<'_> {
         let (Some(()), Some(())) = asked("StartContainer").both(results.0, results.1, report) else { return };
         let (status, other) =
             (ours.container_status(&a, &words.0).await, theirs.container_status(&b, &words.1).await);
-        if let (Some(ours), Some(theirs)) = (process(status.1, &words.0), process(other.1, &words.1)) {
+        if let (Some(ours), Some(theirs)) =
+            (process(status.1, &words.0).await, process(other.1, &words.1).await)
+        {
             asked("process").compare(&ours, &theirs, report);
             if self.target.is_none() {
                 self.words.0.add_pid(&status.1.into(), "{target}");
