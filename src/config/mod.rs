@@ -540,7 +540,7 @@ mod tests {
         let path = options("TypeUrl = \"io.vm.options\"\nConfigPath = \"/etc/vm.toml\"\n");
         assert_eq!((path.type_url.as_str(), path.config_path.as_str()), ("io.vm.options", "/etc/vm.toml"));
         assert!(path.config_body.is_empty());
-        let body = options("debug = true\n[inner]\na = 1\n");
+        let body = options("debug = true\ninner = { a = 1 }\n");
         assert!(body.config_path.is_empty());
         let body = String::from_utf8(body.config_body).expect("text");
         assert_eq!(body.parse::<toml::Table>(), "debug = true\ninner = { a = 1 }".parse());
