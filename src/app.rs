@@ -6,7 +6,6 @@
 //! Without a containerd the server serves all the same, after a short wait: Status says
 //! RuntimeReady=false, and everything is loaded once containerd answers (SVC-37).
 
-use std::collections::HashMap;
 use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -31,9 +30,10 @@ use crate::image::Images;
 use crate::io::{Keeper, KeeperOptions};
 use crate::network::Network;
 use crate::pod::{Pods, Recovery};
-use crate::spec::{Features, Host, gather};
+use crate::spec::{self, gather};
 use crate::state::{Paths, Store};
 use crate::stream::Streaming;
+use crate::sys::apparmor::Support;
 use crate::sys::socket::Address;
 use crate::telemetry::LogControl;
 
@@ -41,8 +41,6 @@ use crate::telemetry::LogControl;
 const CONTAINERD_WAIT: Duration = Duration::from_secs(5);
 /// Events that wait for being handled.
 const EVENTS_MAX: usize = 1024;
-/// How long a runtime may take to tell its features.
-const FEATURES_LIMIT: Duration = Duration::from_secs(5);
 
 /// What `longshore serve` was given.
 #[derive(Clone, Debug, Default)]
@@ -105,6 +103,9 @@ pub async fn serve(request: Serve, config: Config, log: LogControl) -> anyhow::R
 
 /// Builds the parts.
 async fn build(config: Arc<Config>, paths: Paths, flow: Flow) -> anyhow::Result<Pods> {
+    for handler in &config.handlers {
+        spec::base(handler)?;
+    }
     let file = &config.file;
     let containerd =
         Containerd::new(&file.containerd.address, &file.containerd.namespace, config.call_timeout())?;
@@ -115,12 +116,22 @@ async fn build(config: Arc<Config>, paths: Paths, flow: Flow) -> anyhow::Result<
     } else if host.selinux.is_none() {
         warn!("sandbox.enable_selinux has no effect: SELinux is not in force here");
     }
-    host.apparmor &= !file.container.disable_apparmor;
+    if file.container.disable_apparmor {
+        host.apparmor = Support::Disabled;
+    }
     host.hugetlb_controller &= !file.container.disable_hugetlb_controller;
+    if let Some(handler) = config.handlers.iter().find(|handler| handler.cgroup_writable && !host.cgroup_v2) {
+        bail!(
+            "runtime.handlers.{}.cgroup_writable: this host has cgroup v1, which is no container's own",
+            handler.name
+        );
+    }
     if host.restrict_oom_score_adj {
         info!(lowest = host.oom_score_adj, "OOM score adjustments are not set below the server's own");
     }
-    let features = features(&config, &host).await;
+    for handler in &config.handlers {
+        spec::base(handler)?;
+    }
     let containers = Containers::new(container::Inner {
         images: Images::new(containerd.clone(), &config),
         cdi: Cdi::new(file.container.enable_cdi, &file.container.cdi_spec_dirs),
@@ -128,7 +139,7 @@ async fn build(config: Arc<Config>, paths: Paths, flow: Flow) -> anyhow::Result<
         store: Arc::new(Store::default()),
         paths,
         host,
-        features,
+        features: Default::default(),
         flow,
         creating: Joins::default(),
         exits: Default::default(),
@@ -138,30 +149,6 @@ async fn build(config: Arc<Config>, paths: Paths, flow: Flow) -> anyhow::Result<
         config: config.clone(),
     });
     Ok(Pods::new(containers, Network::new(&config)))
-}
-
-/// Asks every handler's OCI runtime what it can (SVC-20). One that does not tell is
-/// listed without features (SVC-19).
-async fn features(config: &Config, host: &Host) -> HashMap<String, Features> {
-    let mut known = HashMap::new();
-    for handler in &config.handlers {
-        let Some(binary) = &handler.binary else { continue };
-        let asked = tokio::process::Command::new(binary).arg("features").kill_on_drop(true).output();
-        let found = match tokio::time::timeout(FEATURES_LIMIT, asked).await {
-            Ok(Ok(output)) => gather::parse_features(&output.stdout, host).map_err(|error| error.to_string()),
-            Ok(Err(error)) => Err(error.to_string()),
-            Err(_) => Err("no answer in time".to_owned()),
-        };
-        match found {
-            Ok(features) => {
-                known.insert(handler.name.clone(), features);
-            }
-            Err(error) => {
-                info!(handler = handler.name, binary, error, "the OCI runtime does not tell its features")
-            }
-        }
-    }
-    known
 }
 
 /// The tasks that run as long as the server.

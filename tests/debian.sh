@@ -14,10 +14,13 @@ apt_of() {
 
 # unpack SUITE FOLDER PACKAGE…: unpacks packages into a folder below that of the suite, in
 # place of what was there; once a day at most: sid moves. Without a network what was there
-# stays, if there was anything.
+# stays, if there was anything. One at a time in each suite: tests run beside each other.
 unpack() {
     suite=$1 root=$cache/$1/$2
     shift 2
+    mkdir -p "$cache"
+    exec 8>"$cache/$suite.lock"
+    flock 8
     if [ -d "$root" ] && [ -n "$(find "$root" -maxdepth 0 -mtime -1)" ]; then
         return
     fi

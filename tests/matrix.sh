@@ -10,7 +10,6 @@
 set -eu
 cd "$(dirname "$0")/.."
 part=${1:-}
-. tests/debian.sh
 threads=${LONGSHORE_TEST_THREADS:-3}
 
 tests/setup.sh
@@ -22,8 +21,8 @@ for suite in ${LONGSHORE_TEST_SUITES:-machine trixie sid}; do
     unset LONGSHORE_TEST_CONTAINERD
     binary=containerd
     if [ "$suite" != machine ]; then
-        unpack "$suite" root containerd || { failed="$failed $suite"; continue; }
-        export LONGSHORE_TEST_CONTAINERD="$cache/$suite/root/usr/bin"
+        LONGSHORE_TEST_CONTAINERD=$(tests/fetch-containerd.sh "$suite") || { failed="$failed $suite"; continue; }
+        export LONGSHORE_TEST_CONTAINERD
         binary=$LONGSHORE_TEST_CONTAINERD/containerd
     fi
     echo "=== $suite: $("$binary" --version)"

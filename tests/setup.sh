@@ -16,6 +16,7 @@ WANTED='
 /usr/bin/docker-registry                         docker-registry
 containerd                                       containerd
 runc                                             runc
+crun                                             crun
 ip                                               iproute2
 iptables                                         iptables
 /usr/lib/cni/bridge                              containernetworking-plugins

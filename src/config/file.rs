@@ -135,7 +135,7 @@ pub struct ContainerSection {
     pub log_line_bytes_max: usize,
     /// Bytes of each of stdout and stderr that ExecSync keeps (EXE-03).
     pub exec_sync_bytes_max: usize,
-    /// Seconds that ExecSync waits for the end of output after the process ended (EXE-05).
+    /// Seconds that ExecSync and Exec wait for the end of output after the process ended (EXE-05).
     pub exec_drain_timeout_s: u64,
     /// Seconds that an exit waits for the end of output (CTR-46).
     pub exit_drain_timeout_s: u64,

@@ -489,6 +489,18 @@ mod tests {
                 "[runtime.handlers.runc.options]\nSystemdCgrup = true\n",
                 "f.toml:2: runtime.handlers.runc.options.SystemdCgrup: is not an option",
             ),
+            (
+                "[runtime.handlers.runc]\npod_annotations = [\"a[\"]\n",
+                "f.toml:2: runtime.handlers.runc.pod_annotations: \"a[\": a [ is not closed",
+            ),
+            (
+                "[runtime.handlers.runc]\npath = \"shim\"\n",
+                "f.toml:2: runtime.handlers.runc.path: \"shim\" must be an absolute path",
+            ),
+            (
+                "[container]\nblockio_config_file = \"/no/such\"\n",
+                "f.toml:2: container.blockio_config_file: read \"/no/such\": No such file",
+            ),
             ("[cni\n", "f.toml:1"),
         ];
         for (text, want) in cases {
@@ -513,6 +525,28 @@ mod tests {
         let kata = config.handler("kata").expect("configured");
         assert_eq!((kata.network, kata.options.is_none()), (NetworkOrder::First, true));
         assert!(config.handler("nope").is_none());
+    }
+
+    /// COX-12.
+    #[test]
+    fn other_shims_get_the_path_of_their_configuration_or_all_of_it() {
+        use prost::Message;
+        let options = |text: &str| {
+            let config = load(&format!(
+                "[runtime]\ndefault = \"vm\"\n[runtime.handlers.vm]\ntype = \"io.containerd.vm.v1\"\n[runtime.handlers.vm.options]\n{text}"
+            ))
+            .expect("valid");
+            let any = config.default_handler().options.clone().expect("options");
+            assert_eq!(any.type_url, "runtimeoptions.v1.Options");
+            crate::proto::runtimeoptions::Options::decode(any.value.as_slice()).expect("options")
+        };
+        let path = options("TypeUrl = \"io.vm.options\"\nConfigPath = \"/etc/vm.toml\"\n");
+        assert_eq!((path.type_url.as_str(), path.config_path.as_str()), ("io.vm.options", "/etc/vm.toml"));
+        assert!(path.config_body.is_empty());
+        let body = options("debug = true\ninner = { a = 1 }\n");
+        assert!(body.config_path.is_empty());
+        let body = String::from_utf8(body.config_body).expect("text");
+        assert_eq!(body.parse::<toml::Table>(), "debug = true\ninner = { a = 1 }".parse());
     }
 
     #[test]

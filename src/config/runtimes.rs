@@ -7,6 +7,7 @@ use prost_types::Any;
 
 use super::file;
 use super::{Problem, problem};
+use crate::glob::Glob;
 use crate::proto::{runc, runtimeoptions};
 
 /// containerd's name of runc's shim, which also runs crun and nvidia's wrapper.
@@ -50,9 +51,9 @@ pub struct Handler {
     /// CNI configuration of its own.
     pub cni: Option<(PathBuf, usize)>,
     /// Globs of pod annotations for the OCI specs.
-    pub pod_annotations: Vec<String>,
+    pub pod_annotations: Vec<Glob>,
     /// Globs of container annotations for the OCI spec.
-    pub container_annotations: Vec<String>,
+    pub container_annotations: Vec<Glob>,
     /// Privileged containers do not get host devices.
     pub privileged_without_host_devices: bool,
     /// Privileged containers may use all devices nonetheless.
@@ -86,6 +87,9 @@ impl Handler {
         let key = |field: &str| format!("runtime.handlers.{name}.{field}");
         let shim = if typed.kind.is_empty() { RUNC_SHIM.to_owned() } else { typed.kind.clone() };
         let is_runc = shim == RUNC_SHIM;
+        if !typed.path.is_empty() && !typed.path.starts_with('/') {
+            return Err(problem(key("path"), format!("{:?} must be an absolute path", typed.path)));
+        }
         let network = match typed.network.as_str() {
             "concurrent" => NetworkOrder::Concurrent,
             "first" => NetworkOrder::First,
@@ -140,8 +144,10 @@ impl Handler {
             network,
             cni: (!typed.cni_conf_dir.as_os_str().is_empty())
                 .then(|| (typed.cni_conf_dir.clone(), typed.cni_max_conf_num)),
-            pod_annotations: typed.pod_annotations.clone(),
-            container_annotations: typed.container_annotations.clone(),
+            pod_annotations: globs(&typed.pod_annotations)
+                .map_err(|wrong| problem(key("pod_annotations"), wrong))?,
+            container_annotations: globs(&typed.container_annotations)
+                .map_err(|wrong| problem(key("container_annotations"), wrong))?,
             privileged_without_host_devices: typed.privileged_without_host_devices,
             all_devices_allowed,
             cgroup_writable: typed.cgroup_writable,
@@ -149,6 +155,10 @@ impl Handler {
             cgroup_driver,
         })
     }
+}
+
+fn globs(texts: &[String]) -> Result<Vec<Glob>, String> {
+    texts.iter().map(|text| Glob::new(text).map_err(|wrong| format!("{text:?}: {wrong}"))).collect()
 }
 
 /// containerd's short type URLs have no domain in front.
@@ -192,10 +202,9 @@ fn other_options(table: &toml::Table) -> Option<Any> {
         return None;
     }
     let text = |key: &str| table.get(key).and_then(toml::Value::as_str).unwrap_or_default().to_owned();
-    let options = runtimeoptions::Options {
-        type_url: text("TypeUrl"),
-        config_path: text("ConfigPath"),
-        config_body: table.to_string().into_bytes(),
-    };
+    let config_path = text("ConfigPath");
+    // One or the other: who names a file means that file.
+    let config_body = if config_path.is_empty() { table.to_string().into_bytes() } else { Vec::new() };
+    let options = runtimeoptions::Options { type_url: text("TypeUrl"), config_path, config_body };
     Some(any("runtimeoptions.v1.Options", &options))
 }

@@ -211,13 +211,16 @@ impl Containers {
         let snapshot = self.snapshot(id.as_str(), image, snapshotter, pod.id.as_str(), maps);
         let gathered = self.gather(&creation, image_volumes, &root, &state);
         let accounts = self.images.accounts(image, snapshotter);
-        let (mounts, gathered, accounts) = tokio::try_join!(snapshot, gathered, accounts)?;
+        // All are waited for: containerd would go on with a call that is given up, and make
+        // what nobody removes.
+        let (mounts, gathered, accounts) = tokio::join!(snapshot, gathered, accounts);
+        let (mounts, gathered, accounts) = (mounts?, gathered?, accounts?);
         if !gathered.volumes.is_empty() {
             stage.set("copying the image's volumes");
             volumes::copy_up(&state, &mounts, &gathered.volumes, creation.maps).await?;
         }
         stage.set("translating");
-        let host = self.host_now().await?;
+        let host = self.host_now(config, pod.status().pid).await?;
         let user_text = config.image.as_ref().map(|image| image.user_specified_image.as_str());
         let image_name = user_text.filter(|text| !text.is_empty()).unwrap_or_else(|| image.name());
         let files = self.pod_files(pod, config);
@@ -262,25 +265,22 @@ impl Containers {
         let (root, state) = (root.to_owned(), state.to_owned());
         let (cdi, devices) = (self.cdi.clone(), creation.devices.clone());
         let (pod, options) = (creation.pod.config.clone(), self.config.clone());
+        let features = self.known_features(&creation.handler.name);
         flow::blocking(move || {
             for folder in [&root, &state] {
                 std::fs::create_dir_all(folder).context(|| format!("folder {folder:?}"))?;
             }
             let classes = gather::classes::of(&config, &pod, &options)?;
             let edits = cdi.edits(&devices)?;
+            if !edits.net_devices.is_empty() && features.is_some_and(|features| !features.net_devices) {
+                return Err(precondition(
+                    "a CDI device has network devices, which the runtime handler has not",
+                ));
+            }
             let gathered = gather::container(&config, &image, &prepared, &options.file.container)?;
             Ok(gather::Gathered { edits, classes, ..gathered })
         })
         .await
-    }
-
-    /// The host's facts, with those that change.
-    async fn host_now(&self) -> Result<spec::Host> {
-        let mut host = self.host.clone();
-        if host.apparmor {
-            host.apparmor_profiles = flow::blocking(|| Ok(gather::apparmor_profiles())).await?;
-        }
-        Ok(host)
     }
 
     /// Writes the status file, then the record: from then on the container exists.

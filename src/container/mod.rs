@@ -1,9 +1,11 @@
 //! Containers: one verb, one file.
 
+mod apparmor;
 mod attach;
 mod create;
 mod exec;
 mod exit;
+mod features;
 mod files;
 mod image_volumes;
 pub(crate) mod labels;
@@ -60,7 +62,7 @@ pub struct Inner {
     /// Facts of the host.
     pub host: Host,
     /// What the handlers' runtimes can, by handler name.
-    pub features: HashMap<String, Features>,
+    pub features: Mutex<HashMap<String, Features>>,
     /// Work that must not be cut off.
     pub flow: Flow,
     /// Creations under way, by container name.
@@ -100,12 +102,6 @@ impl Containers {
                 pod.id
             ))
         })
-    }
-
-    /// What the OCI runtime of a handler can; nothing where it does not tell.
-    #[must_use]
-    pub fn features_of(&self, handler: &Handler) -> Features {
-        self.features.get(&handler.name).copied().unwrap_or_default()
     }
 
     /// The pod's own files, as a container mounts them. Which shm it has says the container,

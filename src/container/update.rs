@@ -53,8 +53,14 @@ impl Containers {
             let applied = self.containerd.update_task(id, cgroup_part(&new)?).await;
             match applied {
                 Err(error) if !error.is_not_found() => {
-                    store(record.spec).await?;
-                    return Err(error.context(format!("update container {id}")));
+                    let error = error.context(format!("update container {id}"));
+                    return Err(match store(record.spec).await {
+                        Ok(()) => error,
+                        Err(left) => {
+                            let text = format!("{error}; the spec was not put back: {left}");
+                            crate::error::Error::new(error.kind(), text)
+                        }
+                    });
                 }
                 _ => {}
             }

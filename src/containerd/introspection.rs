@@ -6,9 +6,32 @@ use containerd_client::services::v1 as api;
 use containerd_client::services::v1::introspection_client::IntrospectionClient;
 use containerd_client::services::v1::version_client::VersionClient;
 
+use prost::Message;
+use prost_types::Any;
+
+use super::any;
 use super::compat::{Capabilities, Plugin};
 use super::{Containerd, MESSAGE_BYTES_MAX};
-use crate::error::{Kind, Result};
+use crate::error::{Kind, Result, unimplemented};
+
+/// containerd's name of the plugin that runs shims.
+const RUNTIME_PLUGIN: (&str, &str) = ("io.containerd.runtime.v2", "task");
+
+/// `containerd.types.RuntimeRequest`, which the client's crate lacks.
+#[derive(Clone, PartialEq, Message)]
+struct RuntimeRequest {
+    #[prost(string, tag = "1")]
+    runtime_path: String,
+    #[prost(message, optional, tag = "2")]
+    options: Option<Any>,
+}
+
+/// `containerd.types.RuntimeInfo`, as far as read.
+#[derive(Clone, PartialEq, Message)]
+struct RuntimeInfo {
+    #[prost(message, optional, tag = "4")]
+    features: Option<Any>,
+}
 
 impl Containerd {
     /// containerd's version, as it says it. The cheapest call there is: also the ping.
@@ -59,6 +82,36 @@ impl Containerd {
             Err(error) if matches!(error.kind(), Kind::Unavailable | Kind::DeadlineExceeded) => Err(error),
             _ => Ok(true),
         }
+    }
+
+    /// The features of an OCI runtime, as the JSON of the runtime spec: what the shim
+    /// `runtime`, a name or a path, says of the runtime that it runs with `options`.
+    ///
+    /// # Errors
+    /// Unimplemented where containerd does not ask shims (before 2.0), or the shim does not
+    /// tell.
+    pub async fn runtime_features(
+        &self,
+        runtime: &str,
+        options: Option<Any>,
+        limit: Duration,
+    ) -> Result<Vec<u8>> {
+        let question = RuntimeRequest { runtime_path: runtime.to_owned(), options };
+        let request = api::PluginInfoRequest {
+            r#type: RUNTIME_PLUGIN.0.into(),
+            id: RUNTIME_PLUGIN.1.into(),
+            options: Some(Any {
+                type_url: "containerd.types.RuntimeRequest".into(),
+                value: question.encode_to_vec(),
+            }),
+        };
+        let mut client = IntrospectionClient::new(self.wire.clone());
+        let answer =
+            self.unary_within(limit, "Introspection.PluginInfo", client.plugin_info(request)).await?;
+        let info =
+            answer.extra.and_then(|extra| any::decode::<RuntimeInfo>(&extra, "containerd.types.RuntimeInfo"));
+        let features = info.and_then(|info| info.features).map(|features| features.value);
+        features.ok_or_else(|| unimplemented(format!("runtime {runtime} does not tell its features")))
     }
 
     /// containerd's deprecation warnings, id and text; none where it does not tell (SVC-16).

@@ -53,7 +53,7 @@ impl Cri {
             features: Some(cri::RuntimeFeatures {
                 supplemental_groups_policy: true,
                 user_namespaces_host_network: self.user_namespaces_on_the_hosts_network(),
-                mount_options: false,
+                mount_options: true,
             }),
         }
     }
@@ -98,19 +98,22 @@ impl Cri {
     /// Whether a pod can have a user namespace and the host's network (SVC-21): it then sees
     /// the host's /sys, recursively read-only (SBX-28).
     fn user_namespaces_on_the_hosts_network(&self) -> bool {
-        let mut features = self.pods.containers.features.values();
-        features.any(|features| features.user_namespaces && features.recursive_read_only)
+        let handlers = self.config.handlers.iter();
+        handlers
+            .map(|handler| self.pods.containers.features_of(handler))
+            .any(|features| features.user_namespaces && features.recursive_read_only)
     }
 
     /// Every handler and the default one under the empty name, sorted (SVC-17).
     fn handlers(&self) -> Vec<cri::RuntimeHandler> {
-        let features = &self.pods.containers.features;
         let of = |name: &str, handler: &str| cri::RuntimeHandler {
             name: name.to_owned(),
             // Without features, but listed, where they are not known (SVC-19).
-            features: features.get(handler).map(|features| cri::RuntimeHandlerFeatures {
-                recursive_read_only_mounts: features.recursive_read_only,
-                user_namespaces: features.user_namespaces,
+            features: self.pods.containers.known_features(handler).map(|features| {
+                cri::RuntimeHandlerFeatures {
+                    recursive_read_only_mounts: features.recursive_read_only,
+                    user_namespaces: features.user_namespaces,
+                }
             }),
         };
         let mut list: Vec<_> =

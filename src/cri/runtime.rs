@@ -358,9 +358,14 @@ impl RuntimeService for Cri {
 
     async fn update_pod_sandbox_resources(
         &self,
-        _: Request<UpdatePodSandboxResourcesRequest>,
+        request: Request<UpdatePodSandboxResourcesRequest>,
     ) -> Answer<UpdatePodSandboxResourcesResponse> {
-        Err(unbuilt("UpdatePodSandboxResources"))
+        let request = request.into_inner();
+        let id = request.pod_sandbox_id.clone();
+        self.serve("UpdatePodSandboxResources", &id, async {
+            self.pods.update_resources(request).await.map(|()| UpdatePodSandboxResourcesResponse {})
+        })
+        .await
     }
 }
 

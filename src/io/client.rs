@@ -23,10 +23,13 @@ use serde_json::Value;
 use tokio::io::AsyncReadExt;
 use tokio::process::Command;
 use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
+use super::attached::{Attached, ContainerInput};
 use super::link::Link;
-use super::protocol::{ContainerIo, Drained, Hello, KeptIo, List, PROTOCOL, Request};
+use super::pipe::InputPipe;
+use super::protocol::{Added, ContainerIo, Drained, Hello, KeptIo, List, PROTOCOL, Request};
 use super::{daemon, fifo};
 use crate::error::{Context, Error, Kind, Result, internal, unavailable};
 use crate::flow::{blocking, limited, lock};
@@ -79,6 +82,8 @@ struct Held {
     readers: Vec<OwnedFd>,
     /// The writing end of its standard input. Nothing is written to it.
     stdin: Option<OwnedFd>,
+    /// Cancelled when its standard input is let go of, by everybody.
+    stdin_closed: CancellationToken,
     /// Whether the keeper has told that it drained.
     is_drained: bool,
 }
@@ -121,8 +126,12 @@ impl Keeper {
         .await?;
         lock(&self.0.kept).insert(id.clone(), held);
         let added = self.call(Start::Always, "add", &Request::Add { io }).await;
-        if added.is_err() {
-            lock(&self.0.kept).remove(&id);
+        match &added {
+            Ok(answer) if read(answer.clone()).is_ok_and(|added: Added| added.is_stdin_closed) => {
+                self.let_go_of_stdin(&id);
+            }
+            Ok(_) => {}
+            Err(_) => _ = lock(&self.0.kept).remove(&id),
         }
         added.map(drop).context(|| format!("log output of container {id:?}"))
     }
@@ -142,13 +151,51 @@ impl Keeper {
     /// # Errors
     /// NotFound.
     pub async fn close_stdin(&self, id: &str) -> Result<()> {
+        self.let_go_of_stdin(id);
+        let request = Request::CloseStdin { id: id.to_owned() };
+        self.call(Start::WhenNeeded, "close stdin", &request).await.map(drop)
+    }
+
+    fn let_go_of_stdin(&self, id: &str) {
         if let Some(held) = lock(&self.0.kept).get_mut(id) {
             // Not to be opened again with a new keeper.
             held.io.stdin = None;
             held.stdin = None;
+            held.stdin_closed.cancel();
         }
-        let request = Request::CloseStdin { id: id.to_owned() };
-        self.call(Start::WhenNeeded, "close stdin", &request).await.map(drop)
+    }
+
+    /// The standard input of a container, to be written to; `None` if it has none, or if it
+    /// was closed. Several may write.
+    ///
+    /// # Errors
+    /// Those of the file system.
+    pub fn stdin(&self, id: &str) -> Result<Option<ContainerInput>> {
+        let open = lock(&self.0.kept)
+            .get(id)
+            .and_then(|held| Some((held.io.stdin.clone()?, held.stdin_closed.clone())));
+        let Some((path, closed)) = open else { return Ok(None) };
+        Ok(InputPipe::open_now(&path)?.map(|pipe| ContainerInput { pipe, closed }))
+    }
+
+    /// Shows the output of a container from now on (EXE-14). It ends with the container, or
+    /// with the keeper: what one that is gone had in hand nobody knows, and a new one would
+    /// go on behind a gap.
+    ///
+    /// # Errors
+    /// NotFound; ResourceExhausted when too many are attached; Unimplemented if the keeper
+    /// is of an older version, which stays as long as its containers; Unavailable.
+    pub async fn attach(&self, id: &str, stdout: bool, stderr: bool) -> Result<Attached> {
+        let request = Request::Attach { id: id.to_owned(), stdout, stderr };
+        limited(self.0.options.call_limit, "attach (log keeper)", async {
+            // The keeper that is there now has all containers.
+            self.0.connected(Start::WhenNeeded).await?;
+            let socket = self.0.socket.clone();
+            let stream = blocking(move || daemon::connect(&socket)).await;
+            let stream = stream.map_err(|error| error.with_kind(Kind::Unavailable))?;
+            Attached::begin(stream, &request).await
+        })
+        .await
     }
 
     /// Waits until all outputs of a container have ended and everything is written; false
@@ -375,7 +422,7 @@ impl Held {
         let readers = paths.map(|path| fifo::open_reader(path, io.started).map(|(fd, _)| fd));
         let readers = readers.collect::<Result<Vec<_>>>()?;
         let stdin = io.stdin.as_deref().map(fifo::open_writer).transpose()?;
-        Ok(Held { io, readers, stdin, is_drained: false })
+        Ok(Held { io, readers, stdin, stdin_closed: CancellationToken::new(), is_drained: false })
     }
 
     /// The parameters for a new keeper. Its reader comes late and cannot know whether a

@@ -91,6 +91,15 @@ impl Connection {
         requests
     }
 
+    /// Gives the connection away for something else than requests and answers: only right
+    /// after its last request, with nothing else unanswered.
+    ///
+    /// # Errors
+    /// The connection, if it does not stand so.
+    pub(super) fn into_stream(self) -> Result<UnixStream, Connection> {
+        if self.unanswered == 1 && self.output.is_empty() { Ok(self.stream) } else { Err(self) }
+    }
+
     /// Answers a request.
     pub(super) fn answer(&mut self, seq: u64, result: Result<serde_json::Value>) {
         self.unanswered = self.unanswered.saturating_sub(1);

@@ -18,8 +18,10 @@
 //! who waits for what is the business of [`super::keeper`].
 
 use std::collections::HashMap;
+use std::io::Write;
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::net::UnixStream;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
@@ -28,15 +30,16 @@ use std::thread::JoinHandle;
 use rustix::event::{EventfdFlags, epoll, eventfd};
 use tracing::error;
 
+use super::attachment::{Attachment, Standing};
 use super::fifo;
 use super::gate::Gate;
 use super::line::{LINE_BYTES_CAP, Stream};
 use super::log_file::LogFile;
 use super::output::Output;
-use super::protocol::{ContainerIo, KeptIo};
+use super::protocol::{self, ContainerIo, KeptIo};
 use super::rest::Resting;
 use super::source::{Buffers, Common, LargePipes, Pass, Source, State, Turn};
-use crate::error::{Context, Result, not_found};
+use crate::error::{Context, Result, exhausted, not_found};
 use crate::flow::lock;
 
 /// What a worker reads at once. Four times as much saves less than a tenth of its time.
@@ -47,6 +50,10 @@ const LAST_READ_BYTES: usize = 64 << 10;
 const STOP: u64 = 0;
 /// epoll's mark of the timer of streams that rest; those of streams come after it.
 const RESTED: u64 = 1;
+/// Those of attachments have this bit.
+const ATTACHMENT: u64 = 1 << 63;
+/// Attachments at a time, whose queues are memory of the keeper.
+const ATTACHMENTS_MAX: usize = 64;
 /// Readable or hung up, told to one worker once.
 const ARMED: epoll::EventFlags = epoll::EventFlags::IN.union(epoll::EventFlags::ONESHOT);
 
@@ -57,13 +64,15 @@ pub(super) struct Engine {
 }
 
 struct Shared {
-    epoll: OwnedFd,
+    epoll: Arc<OwnedFd>,
     /// Readable when the workers shall end.
     stop: OwnedFd,
     changed: Arc<OwnedFd>,
     containers: Mutex<HashMap<String, Arc<Container>>>,
     /// Open streams by their mark in the epoll.
     sources: Mutex<HashMap<u64, Arc<Source>>>,
+    /// Those who see output as it comes, likewise.
+    attachments: Mutex<HashMap<u64, Arc<Attachment>>>,
     next_mark: AtomicU64,
     resting: Resting<Source>,
     large_pipes: Arc<LargePipes>,
@@ -85,11 +94,12 @@ impl Engine {
     /// Those of the system: no descriptors, no threads.
     pub(super) fn start(workers: usize) -> Result<Engine> {
         let shared = Arc::new(Shared {
-            epoll: epoll::create(epoll::CreateFlags::CLOEXEC).context(|| "make an epoll")?,
+            epoll: Arc::new(epoll::create(epoll::CreateFlags::CLOEXEC).context(|| "make an epoll")?),
             stop: new_event()?,
             changed: Arc::new(new_event()?),
             containers: Mutex::default(),
             sources: Mutex::default(),
+            attachments: Mutex::default(),
             next_mark: AtomicU64::new(RESTED + 1),
             resting: Resting::new()?,
             large_pipes: Arc::new(LargePipes::new()),
@@ -130,7 +140,13 @@ impl Engine {
         let fifos = [(Stream::Stdout, io.stdout.as_deref()), (Stream::Stderr, io.stderr.as_deref())];
         let fifos = || fifos.iter().filter_map(|(stream, path)| Some((*stream, (*path)?)));
         let changed = self.shared.changed.clone();
-        let output = Arc::new(Output::new(&io.id, file, io.line_bytes_max, fifos().count(), changed));
+        let output = Arc::new(Output::new(
+            &io.id,
+            file,
+            io.line_bytes_max,
+            fifos().map(|(stream, _)| stream).collect(),
+            changed,
+        ));
         let large_pipes = self.shared.large_pipes.clone();
         let common = Common { output: output.clone(), gate: Arc::new(Gate::new()), large_pipes };
         let sources = fifos().map(|(stream, path)| {
@@ -163,6 +179,40 @@ impl Engine {
     pub(super) fn close_stdin(&self, id: &str) -> Result<()> {
         lock(&self.shared.known(id)?.stdin).take();
         Ok(())
+    }
+
+    /// Whether a container's standard input was let go of.
+    pub(super) fn is_stdin_closed(&self, id: &str) -> bool {
+        let container = self.shared.container(id);
+        container.is_some_and(|container| container.io.stdin.is_some() && lock(&container.stdin).is_none())
+    }
+
+    /// Lets a client, which has asked by request `seq`, see what comes of `stdout` and
+    /// `stderr` from now on: its connection, which must not block, is answered and belongs
+    /// to the engine then ([`frame`](super::frame)).
+    pub(super) fn attach(&self, id: &str, seq: u64, (stdout, stderr): (bool, bool), mut stream: UnixStream) {
+        let container = match self.shared.attachable(id) {
+            Ok(container) => container,
+            Err(error) => {
+                // Nothing was sent to it before, so that this needs no waiting.
+                let _ = stream.write_all(&protocol::answer_line(seq, Err(error)));
+                return;
+            }
+        };
+        let mark = ATTACHMENT | self.shared.next_mark.fetch_add(1, Ordering::Relaxed);
+        let answer = protocol::answer_line(seq, Ok(serde_json::json!({})));
+        let wanted = (stdout, stderr);
+        let attachment = Arc::new(Attachment::new(mark, self.shared.epoll.clone(), wanted, stream, answer));
+        lock(&self.shared.attachments).insert(mark, attachment.clone());
+        if let Err(error) = container.output.attach(attachment) {
+            error!(container = id, %error, "nobody can be attached");
+            lock(&self.shared.attachments).remove(&mark);
+        }
+    }
+
+    /// Attachments that have not ended.
+    pub(super) fn attached_len(&self) -> usize {
+        lock(&self.shared.attachments).len()
     }
 
     /// Forgets a container, after a last look into its FIFOs; an unfinished line is
@@ -246,6 +296,14 @@ impl Shared {
         self.container(id).ok_or_else(|| not_found(format!("the log keeper has no container {id:?}")))
     }
 
+    fn attachable(&self, id: &str) -> Result<Arc<Container>> {
+        let container = self.known(id)?;
+        if lock(&self.attachments).len() >= ATTACHMENTS_MAX {
+            return Err(exhausted(format!("{ATTACHMENTS_MAX} clients are attached to containers already")));
+        }
+        Ok(container)
+    }
+
     /// Puts the container's FIFOs into the epoll.
     fn watch(&self, container: &Arc<Container>) -> Result<()> {
         lock(&self.containers).insert(container.io.id.clone(), container.clone());
@@ -277,6 +335,10 @@ impl Shared {
                 STOP => return,
                 // It may have hung up: then there is nothing to read, and epoll tells.
                 RESTED => self.resting.take(),
+                mark if mark & ATTACHMENT != 0 => {
+                    self.serve_attachment(mark, is_hung_up || flags.intersects(epoll::EventFlags::RDHUP));
+                    continue;
+                }
                 mark => lock(&self.sources).get(&mark).cloned(),
             };
             if let Some(source) = source {
@@ -309,6 +371,14 @@ impl Shared {
                 state.mend();
                 self.arm(&source, &state);
             }
+        }
+    }
+
+    fn serve_attachment(&self, mark: u64, is_hung_up: bool) {
+        let Some(attachment) = lock(&self.attachments).get(&mark).cloned() else { return };
+        if attachment.serve(is_hung_up) == Standing::Over {
+            lock(&self.attachments).remove(&mark);
+            signal(&self.changed);
         }
     }
 

@@ -31,11 +31,11 @@ use super::connection::Connection;
 use super::daemon::{self, Lock, OwnCgroups};
 use super::engine::Engine;
 use super::lanes::Lanes;
-use super::protocol::{self, Drained, Hello, List, Request};
-use crate::error::{Context, Result, internal, not_found};
+use super::protocol::{self, Added, Drained, Hello, List, Request};
+use crate::error::{Context, Result, internal, invalid, not_found};
 use crate::sys::signal::Signals;
 
-/// Connections at most: the server's, and tools that look.
+/// Connections at most that are no attachments: the server's, and tools that look.
 const CONNECTIONS_MAX: usize = 32;
 /// How long it waits for its first client, which is busy with its own start.
 const FIRST_CLIENT_LIMIT: Duration = Duration::from_secs(10);
@@ -214,7 +214,8 @@ impl Keeper {
 
     /// Ends when there was nothing to do for long enough.
     fn rest(&mut self) {
-        let is_idle = self.connections.is_empty() && self.has_nothing_open();
+        let nobody = self.connections.is_empty() && self.engine.attached_len() == 0;
+        let is_idle = nobody && self.has_nothing_open();
         if !is_idle {
             self.idle_since = None;
         } else if self.idle_since.get_or_insert_with(Instant::now).elapsed() >= self.grace {
@@ -260,6 +261,10 @@ impl Keeper {
     fn serve(&mut self, id: u64) {
         let Some(connection) = self.connections.get_mut(&id) else { return };
         for (seq, request) in connection.serve() {
+            // What follows an attachment is none of ours.
+            if !self.connections.contains_key(&id) {
+                return;
+            }
             match request {
                 Ok(request) => self.obey(id, seq, request),
                 Err(error) => self.answer(id, seq, Err(error)),
@@ -284,16 +289,41 @@ impl Keeper {
                 self.waits.push(Wait { connection, seq, id, until: Instant::now() + limit });
             }
             Request::Add { io } => {
-                self.lane(connection, seq, io.id.clone(), move |engine, _| engine.add(io));
+                self.lane(connection, seq, io.id.clone(), move |engine, id| {
+                    engine.add(io)?;
+                    to_value(&Added { is_stdin_closed: engine.is_stdin_closed(id) })
+                });
             }
-            Request::Reopen { id } => self.lane(connection, seq, id, Engine::reopen),
-            Request::CloseStdin { id } => self.lane(connection, seq, id, Engine::close_stdin),
+            Request::Reopen { id } => {
+                self.lane(connection, seq, id, |engine, id| engine.reopen(id).map(|()| json!({})));
+            }
+            Request::CloseStdin { id } => {
+                self.lane(connection, seq, id, |engine, id| engine.close_stdin(id).map(|()| json!({})));
+            }
+            Request::Attach { id, stdout, stderr } => self.attach(connection, seq, id, (stdout, stderr)),
             Request::Remove { id } => {
                 self.losses.remove(&id);
                 self.lane(connection, seq, id, |engine, id| {
                     engine.remove(id);
-                    Ok(())
+                    Ok(json!({}))
                 });
+            }
+        }
+    }
+
+    /// Gives the connection to the engine, in the container's lane: an attachment comes
+    /// after what was asked for before it.
+    fn attach(&mut self, connection: u64, seq: u64, id: String, wanted: (bool, bool)) {
+        let Some(taken) = self.connections.remove(&connection) else { return };
+        match taken.into_stream() {
+            Ok(stream) => self.lane(connection, seq, id, move |engine, id| {
+                engine.attach(id, seq, wanted, stream);
+                Ok(json!({}))
+            }),
+            Err(busy) => {
+                self.connections.insert(connection, busy);
+                let error = invalid("attaching needs a connection of its own");
+                self.answer(connection, seq, Err(error));
             }
         }
     }
@@ -304,13 +334,13 @@ impl Keeper {
         connection: u64,
         seq: u64,
         id: String,
-        work: impl FnOnce(&Engine, &str) -> Result<()> + Send + 'static,
+        work: impl FnOnce(&Engine, &str) -> Result<Value> + Send + 'static,
     ) {
         let (engine, lane) = (self.engine.clone(), id.clone());
         self.lanes.run(lane, move || {
             let result = catch_unwind(AssertUnwindSafe(|| work(&engine, &id)));
             let result = result.unwrap_or_else(|_| Err(internal("a bug in the log keeper")));
-            Done { connection, seq, result: result.map(|()| json!({})) }
+            Done { connection, seq, result }
         });
     }
 

@@ -7,7 +7,10 @@
 //!       the server, too  │         │ add, reopen, wait_drained, remove …
 //!                        └─ server: client
 //!
+//!  keeper: source ─▶ attachment ──frames──▶ server: attached ─▶ session   (attach)
+//!
 //!  exec process ─▶ shim ──FIFO──▶ server: capture ─▶ the answer to ExecSync
+//!  exec process ◀▶ shim ◀─FIFO─▶  server: pipe ◀▶ session                 (exec)
 //! ```
 //!
 //! A shim blocks, and with it the container, when nobody reads its FIFO. Therefore the
@@ -23,14 +26,18 @@
 //! | `client` | [`Keeper`]: the server's calls; starts and replaces the process | server |
 //! | `link` | one connection to a keeper: requests out, answers to whom they belong | server |
 //! | [`capture`] | the output of an exec process, up to a limit | server |
+//! | [`pipe`] | pieces out of a FIFO and into one | server |
+//! | `attached` | output that comes from the keeper, input that goes to a container | server |
 //! | [`session`] | a client's streams, between transport and process | server |
 //! | `protocol` | what the two say to each other | both |
+//! | `frame` | what follows on a connection that is attached, pure | both |
 //! | [`keeper`] | the process: one thread that waits for clients, signals and ends | keeper |
 //! | `daemon` | session, cgroup, lock and socket of the process | keeper |
 //! | `connection` | a client, and the bounds of what it may send | keeper |
 //! | `lanes` | requests that touch files, in order for each container | keeper |
 //! | `engine` | the epoll and the workers that move the bytes | keeper |
 //! | `source` | one FIFO and its turns | keeper |
+//! | `attachment` | who sees output as it comes, and the bound of what is kept for him | keeper |
 //! | `gate` | one worker at a time for each container | keeper |
 //! | `rest` | streams that are left alone for a millisecond | keeper |
 //! | `line` | bytes to entries of the CRI log format, pure | keeper |
@@ -44,7 +51,8 @@
 //! (`source`). The lines are copied into a second page with time, stream and tag in front
 //! (`line`), and the page is appended with one write (`output`, `log_file`). Nothing is
 //! allocated for a line, and the clock is read once a burst. Then the FIFO is armed again;
-//! or it rests for a millisecond, if it talks without pause in small pieces.
+//! or it rests for a millisecond, if it talks without pause in small pieces. Who is attached
+//! gets what was read as it is, before the lines are made; whether somebody is costs a branch.
 //!
 //! # The keeper's life
 //!
@@ -72,14 +80,18 @@
 //! | descriptors of a container | two FIFOs, a log file, the input's writing end |
 //! | large pipes | 128 of 1 MiB, the kernel's memory |
 //! | a client | connections, requests, bytes of each, unread answers: `connection`, [`keeper`] |
+//! | an attachment | 4 MiB that are not taken, then it is cut off; 64 at a time |
 //! | a capture | its caller's limit for each stream |
 
+mod attached;
+mod attachment;
 pub mod capture;
 mod client;
 mod connection;
 mod daemon;
 mod engine;
 pub mod fifo;
+mod frame;
 mod gate;
 pub mod keeper;
 mod lanes;
@@ -93,6 +105,7 @@ mod rest;
 pub mod session;
 mod source;
 
+pub use attached::{Attached, ContainerInput, InputEnd};
 pub use client::{Keeper, KeeperOptions};
 pub use line::LINE_BYTES_CAP;
 pub use protocol::{ContainerIo, KeptIo};

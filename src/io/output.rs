@@ -9,11 +9,12 @@ use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 
+use super::attachment::{Attachment, Standing};
 use super::engine::signal;
 use super::line::{self, PREFIX_BYTES, Prefix, Stream, Tag};
 use super::log_file::{LogFile, Loss};
 use super::protocol::KeptIo;
-use crate::error::Error;
+use crate::error::{Error, Result};
 use crate::flow::lock;
 
 /// The common part of a container's streams.
@@ -38,6 +39,26 @@ pub(super) struct Sink {
     file: Option<LogFile>,
     /// The time of the last entry.
     last: u64,
+    /// Streams that have not ended.
+    open: Vec<Stream>,
+    /// Those who see what is read.
+    attached: Vec<Arc<Attachment>>,
+}
+
+impl Sink {
+    /// Shows what was just read of `stream` to those who are attached.
+    #[inline]
+    pub(super) fn show(&mut self, stream: Stream, bytes: &[u8]) {
+        if !self.attached.is_empty() {
+            self.show_all(stream, bytes);
+        }
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn show_all(&mut self, stream: Stream, bytes: &[u8]) {
+        self.attached.retain(|attachment| attachment.show(stream, bytes) == Standing::Open);
+    }
 }
 
 impl Output {
@@ -47,17 +68,19 @@ impl Output {
         id: &str,
         file: Option<LogFile>,
         line_bytes_max: usize,
-        streams: usize,
+        streams: Vec<Stream>,
         changed: Arc<OwnedFd>,
     ) -> Output {
         let has_log = file.is_some();
+        let open_streams = AtomicUsize::new(streams.len());
+        let file = file.filter(|_| !streams.is_empty());
         Output {
             id: id.to_owned(),
             has_log,
             line_bytes_max: line::effective_max(line_bytes_max),
-            sink: Mutex::new(Sink { file: file.filter(|_| streams > 0), last: 0 }),
+            sink: Mutex::new(Sink { file, last: 0, open: streams, attached: Vec::new() }),
             switches: AtomicUsize::new(0),
-            open_streams: AtomicUsize::new(streams),
+            open_streams,
             lost_entries: AtomicU64::new(0),
             lost_bytes: AtomicU64::new(0),
             last_error: Mutex::default(),
@@ -90,8 +113,34 @@ impl Output {
         drop(old);
     }
 
+    /// Lets `attachment` see all that is read from now on (EXE-14). Waits at most for a
+    /// burst that is being written.
+    ///
+    /// # Errors
+    /// Those of the system: no memory.
+    pub(super) fn attach(&self, attachment: Arc<Attachment>) -> Result<()> {
+        self.switches.fetch_add(1, Ordering::AcqRel);
+        let mut sink = self.sink();
+        self.switches.fetch_sub(1, Ordering::AcqRel);
+        attachment.watch()?;
+        sink.attached.retain(|attachment| !attachment.is_over());
+        let ended = [Stream::Stdout, Stream::Stderr].into_iter().filter(|stream| !sink.open.contains(stream));
+        ended.for_each(|stream| _ = attachment.show(stream, &[]));
+        if sink.open.is_empty() {
+            attachment.finish();
+        } else {
+            sink.attached.push(attachment);
+        }
+        Ok(())
+    }
+
     /// Notes that one of the streams has ended, with everything written to `sink`.
-    pub(super) fn stream_ended(&self, sink: &mut Sink) {
+    pub(super) fn stream_ended(&self, sink: &mut Sink, stream: Stream) {
+        sink.open.retain(|open| *open != stream);
+        sink.show(stream, &[]);
+        if sink.open.is_empty() {
+            std::mem::take(&mut sink.attached).iter().for_each(|attachment| attachment.finish());
+        }
         if self.open_streams.fetch_sub(1, Ordering::AcqRel) == 1 {
             let _closed = sink.file.take();
             signal(&self.changed);

@@ -219,6 +219,7 @@ mod tests {
     use super::*;
     use std::fs::File;
     use std::io::{Read, Write};
+    use std::os::unix::fs::OpenOptionsExt;
     use std::path::PathBuf;
 
     fn fifo(state: &Path) -> PathBuf {
@@ -265,35 +266,38 @@ mod tests {
 
     #[tokio::test]
     async fn a_client_that_does_not_take_its_output_holds_up_the_process_until_it_has_gone() {
+        /// More than queue and pipe hold.
+        const BYTES: usize = 16 << 20;
         let state = tempfile::tempdir().expect("a folder");
         let path = fifo(state.path());
         let pipe = OutputPipe::open(&path, false).expect("opened");
-        let (told, written) = std::sync::mpsc::channel();
-        let writing = std::thread::spawn(move || {
-            let (mut writer, _reader) = shim(&path);
-            for _ in 0..64 {
-                writer.write_all(&[b'x'; 1 << 20]).expect("written");
-                told.send(()).expect("somebody counts");
-            }
-        });
+        let mut options = File::options();
+        let mut writer = options.write(true).custom_flags(libc::O_NONBLOCK).open(&path).expect("it is read");
         let (out, drain) = session::outgoing();
         let gone = CancellationToken::new();
         let forwarding = tokio::spawn({
             let gone = gone.clone();
             async move { pipe.forward(Some(out), &gone, &end()).await }
         });
-        // Queue and pipe take what they hold.
-        tokio::task::spawn_blocking(move || {
-            while written.recv_timeout(Duration::from_millis(200)).is_ok() {}
+        // There is one thread: whoever yields lets the other do all that it can.
+        let mut write = async |bytes: usize| {
+            let (mut written, mut idle) = (0, 0);
+            while written < bytes && idle < 1000 {
+                match writer.write(&[b'x'; 64 << 10]) {
+                    Ok(count) => (written, idle) = (written + count, 0),
+                    Err(_) => {
+                        idle += 1;
+                        tokio::task::yield_now().await;
+                    }
+                }
+            }
             written
-        })
-        .await
-        .expect("no panic");
-        assert!(!forwarding.is_finished() && !writing.is_finished());
+        };
+        assert!(write(BYTES).await < BYTES);
         gone.cancel();
+        assert!(write(BYTES).await >= BYTES);
+        drop(writer);
         forwarding.await.expect("no panic");
-        // The other end of the channel has gone with the count.
-        let _ = writing.join();
         drop(drain);
     }
 

@@ -16,9 +16,8 @@
 //! keeper does not know is answered with an error of kind `unimplemented` and changes
 //! nothing. [`PROTOCOL`] is raised only for what cannot be told apart that way.
 //!
-//! Attaching to output will be a request on a connection of its own, which becomes the
-//! raw stream after the answer; therefore nothing else depends on there being only one
-//! connection, and a connection that does not speak lines any more disturbs no other.
+//! Attaching to output is a request on a connection of its own, which after the answer
+//! carries [frames](super::frame) to the client and nothing else.
 
 use std::path::PathBuf;
 
@@ -97,6 +96,8 @@ pub(super) enum Request {
     WaitDrained { id: String, limit_ms: u64 },
     /// Answer: [`List`].
     List,
+    /// Makes the connection an attachment: [`super::engine::Engine::attach`]
+    Attach { id: String, stdout: bool, stderr: bool },
 }
 
 /// Answer to `hello`.
@@ -105,6 +106,14 @@ pub(super) struct Hello {
     pub(super) protocol: u32,
     pub(super) version: String,
     pub(super) pid: u32,
+}
+
+/// Answer to `add`.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub(super) struct Added {
+    /// The container was known, and its input was let go of before (EXE-15).
+    pub(super) is_stdin_closed: bool,
 }
 
 /// Answer to `wait_drained`.
@@ -167,7 +176,8 @@ pub(super) fn read_request(line: &[u8]) -> Result<(u64, Result<Request>)> {
 }
 
 /// What [`Request`] knows.
-const REQUESTS: [&str; 7] = ["hello", "add", "reopen", "close_stdin", "remove", "wait_drained", "list"];
+const REQUESTS: [&str; 8] =
+    ["hello", "add", "reopen", "close_stdin", "remove", "wait_drained", "list", "attach"];
 
 /// An answer as a line.
 pub(super) fn answer_line(seq: u64, result: Result<Value>) -> Vec<u8> {
@@ -248,6 +258,7 @@ mod tests {
             Request::Remove { id: id() },
             Request::WaitDrained { id: id(), limit_ms: 5 },
             Request::List,
+            Request::Attach { id: id(), stdout: true, stderr: false },
         ] {
             let line = request_line(3, &request).expect("it fits");
             assert_eq!(line.iter().filter(|&&byte| byte == b'\n').count(), 1);
@@ -265,7 +276,7 @@ mod tests {
         let line = br#"{"seq":1,"do":"reopen","id":"c1","how":"gently"}"#;
         let (_, request) = read_request(line).expect("it has a number");
         assert_eq!(request, Ok(Request::Reopen { id: "c1".into() }));
-        let (seq, request) = read_request(br#"{"seq":9,"do":"attach","id":"c1"}"#).expect("it has a number");
+        let (seq, request) = read_request(br#"{"seq":9,"do":"rewind","id":"c1"}"#).expect("it has a number");
         assert_eq!((seq, request.expect_err("unknown").kind()), (9, Kind::Unimplemented));
         let (_, request) = read_request(br#"{"seq":9,"do":"reopen"}"#).expect("it has a number");
         assert_eq!(request.expect_err("no id").kind(), Kind::InvalidArgument);

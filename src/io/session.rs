@@ -4,8 +4,11 @@
 //! the domain copies between them and the process. Neither knows the other. All queues are
 //! bounded: who does not read is waited for, and it is the domain that decides for how long.
 
+use std::task::{Context, Poll};
+
 use bytes::Bytes;
 use tokio::sync::mpsc;
+use tokio::sync::mpsc::error::TrySendError;
 use tokio_util::sync::CancellationToken;
 
 /// Pieces that wait in a queue between transport and domain.
@@ -55,6 +58,17 @@ pub struct Drain(mpsc::Receiver<Bytes>);
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Gone;
 
+/// What became of a piece that was offered.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Offered {
+    /// It is in the queue.
+    Taken,
+    /// There is no room; here it is again.
+    Full(Bytes),
+    /// Nobody reads the stream any more.
+    Gone,
+}
+
 /// A stream from the client, and where the transport feeds it.
 #[must_use]
 pub fn incoming() -> (Feed, Incoming) {
@@ -86,6 +100,19 @@ impl Feed {
             return Ok(());
         }
         self.0.send(piece).await.map_err(|_| Gone)
+    }
+
+    /// Hands over a piece if there is room now.
+    #[must_use]
+    pub fn offer(&self, piece: Bytes) -> Offered {
+        if piece.is_empty() {
+            return Offered::Taken;
+        }
+        match self.0.try_send(piece) {
+            Ok(()) => Offered::Taken,
+            Err(TrySendError::Full(piece)) => Offered::Full(piece),
+            Err(TrySendError::Closed(_)) => Offered::Gone,
+        }
     }
 
     /// Completes when nobody reads the stream any more.
@@ -121,5 +148,15 @@ impl Drain {
     /// The next piece if there is one already.
     pub fn take(&mut self) -> Option<Bytes> {
         self.0.try_recv().ok()
+    }
+
+    /// As [`Drain::next`], for who waits for many at once.
+    pub fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Option<Bytes>> {
+        self.0.poll_recv(cx)
+    }
+
+    /// Takes no more pieces; those that are in the queue still come, then the end.
+    pub fn close(&mut self) {
+        self.0.close();
     }
 }

@@ -203,6 +203,7 @@ impl Source {
                 }
                 Ok(count) => count,
             };
+            sink.show(self.stream, &buffers.input[buffers.room..buffers.room + count]);
             self.take(state, &mut sink, buffers, count);
             drop(sink);
             moved += count;
@@ -262,7 +263,7 @@ impl Source {
         if state.pipe == Pipe::Large {
             self.large_pipes.give_back();
         }
-        self.output.stream_ended(sink);
+        self.output.stream_ended(sink, self.stream);
     }
 
     /// Where that is refused the usual size has to do.

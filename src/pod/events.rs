@@ -64,7 +64,12 @@ impl Pods {
                 return;
             }
             let is_known = *self.recovery.borrow() == Recovery::Done;
-            let done = if is_known { self.compare_all().await } else { self.load(stop).await };
+            let done = if is_known {
+                // It may be another containerd, with other runtimes.
+                tokio::join!(self.compare_all(), self.containers.learn_features()).0
+            } else {
+                self.load(stop).await
+            };
             match done {
                 Ok(()) => return,
                 // Gone again: the next connection starts over.
@@ -94,7 +99,8 @@ impl Pods {
 
     /// Loads everything; from then on calls are served.
     async fn load(&self, stop: &CancellationToken) -> Result<()> {
-        let known = self.recover().await?;
+        let (known, ()) = tokio::join!(self.recover(), self.containers.learn_features());
+        let known = known?;
         if self.containers.config.file.cni.gc {
             self.collect_network_garbage().await;
         }

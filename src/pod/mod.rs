@@ -9,6 +9,7 @@ mod remove;
 mod run;
 mod status;
 mod stop;
+mod update;
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex};

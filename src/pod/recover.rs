@@ -92,6 +92,10 @@ impl Pods {
             stopped: false,
         };
         let pod = Arc::new(Pod::new(metadata, record.created_at, status));
+        match record::updated_resources(record) {
+            Ok(updated) => pod.set_updated_resources(updated),
+            Err(error) => warn!(pod = record.id, %error, "the updated resources of a pod are not known"),
+        }
         self.containers.store.add_pod(pod.clone());
         if task.is_some() && running.is_none() {
             let (this, id) = (self.clone(), record.id.clone());

@@ -9,6 +9,7 @@ use crate::network::netns;
 use crate::proto::cri;
 use crate::state::Pod;
 use crate::state::container::now;
+use crate::state::record::UpdatedResources;
 
 impl Pods {
     /// The status of a pod with those of its containers (SBX-53), and with `verbose` the
@@ -61,7 +62,7 @@ impl Pods {
             .and_then(|extension| serde_json::from_slice::<Value>(&extension.value).ok())
             .map(|mut versioned| versioned["Metadata"].take())
             .unwrap_or(Value::Null);
-        let info = json!({
+        let mut info = json!({
             "pid": pod.status().pid,
             "processStatus": process_status,
             "netNamespaceClosed": pod.netns.is_some() && !alive,
@@ -76,6 +77,12 @@ impl Pods {
             "cniResult": network.cni_result,
             "sandboxMetadata": metadata,
         });
+        if let Some(UpdatedResources { overhead, resources }) = pod.updated_resources() {
+            // As CRI's ContainerResources.
+            let linux = |resources| json!(cri::ContainerResources { linux: resources, windows: None });
+            info["overhead"] = linux(overhead);
+            info["resources"] = linux(resources);
+        }
         Ok(verbose_info(&info))
     }
 }

@@ -5,8 +5,8 @@ use serde_json::Value;
 use super::oci::{Linux, Mount, Process, Resources, Spec};
 use super::user::{self, UserRequest};
 use super::{
-    Accounts, Features, Host, HostDevice, ImageConfig, Modes, PodFiles, annotations, classes, defaults,
-    devices, edits, gather, mounts, namespaces, process, resources, security,
+    Accounts, Features, Host, HostDevice, ImageConfig, Modes, PodFiles, annotations, apparmor, classes,
+    defaults, devices, edits, gather, mounts, namespaces, process, resources, security,
 };
 use crate::config::Handler;
 use crate::error::{Result, invalid};
@@ -134,23 +134,21 @@ fn fill_process(input: &ContainerInput<'_>, asked: &Asked, process: &mut Process
     }
     let start = process.capabilities.take().unwrap_or_default();
     let capabilities = security::capabilities(start, context.capabilities.as_ref(), context.privileged, host);
-    let (seccomp_text, apparmor_text) = text_profiles_of(context);
-    let profile = security::profile("AppArmor", context.apparmor.as_ref(), apparmor_text)?;
-    let apparmor = security::apparmor(&profile, context.privileged, host)?;
+    let profile = apparmor::name(&apparmor::asked(context)?, context.privileged, host)?;
     // As with seccomp, a base spec's stays where none is asked for.
-    if !apparmor.is_empty() || context.privileged {
-        process.apparmor_profile = apparmor;
+    if !profile.is_empty() || context.privileged {
+        process.apparmor_profile = profile;
     }
-    let profile = gather::seccomp_profile(context, seccomp_text, input.options)?;
+    let profile = gather::seccomp_profile(context, seccomp_text_of(context), input.options)?;
     let local = input.gathered.seccomp.as_ref();
     let filter = security::seccomp(&profile, context.privileged, &capabilities.bounding, local, host)?;
     process.capabilities = Some(capabilities);
     Ok(filter)
 }
 
-#[allow(deprecated)] // older kubelets still send the text forms (OCI-19)
-fn text_profiles_of(context: &LinuxContainerSecurityContext) -> (&str, &str) {
-    (&context.seccomp_profile_path, &context.apparmor_profile)
+#[allow(deprecated)] // older kubelets still send the text form (OCI-19)
+fn seccomp_text_of(context: &LinuxContainerSecurityContext) -> &str {
+    &context.seccomp_profile_path
 }
 
 fn mounts_of(

@@ -67,9 +67,7 @@ pub fn host(restrict_oom_score_adj: bool) -> Host {
         cgroup_v2,
         capabilities: sys::process::bounding_capabilities(),
         seccomp: exists("/proc/sys/kernel/seccomp/actions_avail"),
-        apparmor: std::fs::read_to_string("/sys/module/apparmor/parameters/enabled")
-            .is_ok_and(|text| text.starts_with('Y'))
-            && exists("/sys/kernel/security/apparmor/profiles"),
+        apparmor: sys::apparmor::support(),
         apparmor_profiles: Vec::new(),
         selinux: selinux_is_on().then(|| selinux_policy(Path::new("/"))),
         kernel: kernel_version(&release.release().to_string_lossy()),
@@ -140,13 +138,6 @@ fn kernel_version(release: &str) -> (u32, u32) {
     (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0))
 }
 
-/// The names of the loaded AppArmor profiles.
-#[must_use]
-pub fn apparmor_profiles() -> Vec<String> {
-    let text = std::fs::read_to_string("/sys/kernel/security/apparmor/profiles").unwrap_or_default();
-    text.lines().filter_map(|line| line.rsplit_once(" (").map(|(name, _)| name.to_owned())).collect()
-}
-
 /// Reads what `binary features` of an OCI runtime says (SVC-18, SVC-20), and leaves out
 /// what the kernel cannot do.
 ///
@@ -167,6 +158,7 @@ pub fn parse_features(json: &[u8], host: &Host) -> Result<Features> {
         user_namespaces: has(&value["linux"]["namespaces"], "user")
             && id_mapped_mounts
             && host.user_namespaces,
+        net_devices: value["linux"]["netDevices"]["enabled"] == true,
     })
 }
 
@@ -430,7 +422,12 @@ mod tests {
         let host = |kernel, user_namespaces| Host { kernel, user_namespaces, ..Host::default() };
         let new = host((6, 1), true);
         let json = br#"{"mountOptions":["ro","rro"],"linux":{"namespaces":["user"],"mountExtensions":{"idmap":{"enabled":true}}}}"#;
-        let all = Features { recursive_read_only: true, id_mapped_mounts: true, user_namespaces: true };
+        let all = Features {
+            recursive_read_only: true,
+            id_mapped_mounts: true,
+            user_namespaces: true,
+            net_devices: false,
+        };
         assert_eq!(parse_features(json, &new), Ok(all));
         assert_eq!(parse_features(json, &host((5, 11), true)), Ok(Features::default()));
         let none = Features { user_namespaces: false, ..all };
@@ -439,6 +436,8 @@ mod tests {
         let old = parse_features(old, &new).expect("features");
         assert!(old.recursive_read_only && !old.user_namespaces && !old.id_mapped_mounts);
         assert_eq!(parse_features(b"{}", &new), Ok(Features::default()));
+        let net = br#"{"linux":{"netDevices":{"enabled":true}}}"#;
+        assert_eq!(parse_features(net, &new), Ok(Features { net_devices: true, ..Features::default() }));
         assert!(parse_features(b"unknown command", &new).is_err());
     }
 }

@@ -5,6 +5,7 @@
 
 mod accounts;
 pub mod annotations;
+pub mod apparmor;
 pub mod classes;
 mod container;
 mod defaults;
@@ -37,6 +38,7 @@ pub use pause::{PauseInput, pause, pause_seccomp, sysctls_need_network};
 
 use crate::error::{Result, precondition};
 use crate::proto::cri::{ContainerConfig, NamespaceMode};
+use crate::sys::apparmor::Support;
 
 /// Facts of the host that do not change while the server runs.
 #[derive(Clone, Debug, Default)]
@@ -47,8 +49,8 @@ pub struct Host {
     pub capabilities: u64,
     /// The kernel has seccomp filters.
     pub seccomp: bool,
-    /// AppArmor is in force.
-    pub apparmor: bool,
+    /// Whether AppArmor is in force.
+    pub apparmor: Support,
     /// Loaded AppArmor profiles; read anew for every container.
     pub apparmor_profiles: Vec<String>,
     /// The labels of SELinux's policy, where SELinux is in force and not switched off.
@@ -71,12 +73,6 @@ pub struct Host {
     pub restrict_oom_score_adj: bool,
 }
 
-impl Host {
-    fn apparmor_loaded(&self, name: &str) -> bool {
-        self.apparmor_profiles.iter().any(|profile| profile == name)
-    }
-}
-
 /// What the OCI runtime of a handler can (SVC-18).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Features {
@@ -86,6 +82,8 @@ pub struct Features {
     pub id_mapped_mounts: bool,
     /// User namespaces, with id-mapped mounts.
     pub user_namespaces: bool,
+    /// Network devices of the host that move into a container.
+    pub net_devices: bool,
 }
 
 /// A profile of the node, as read.

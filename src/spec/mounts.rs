@@ -12,7 +12,7 @@
 //! | `image`, `image_sub_path` | a bind mount of where the image is mounted, which is gathered; read-only and private alone | OCI-37, OCI-38 |
 //! | `uid_mappings`, `gid_mappings` | `uidMappings`, `gidMappings` of the bind mount; an image is mounted with them before | OCI-34 |
 //! | – | in a user namespace with the host's network, `/sys` is the host's | SBX-28 |
-//! | mount options | refused until they are built | |
+//! | `mount_options` | options of the bind mount, on top of all others | OCI-35 |
 
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};
@@ -21,7 +21,7 @@ use super::namespaces;
 use super::oci::{IdMapping, Mount};
 use super::paths::{clean, depth};
 use super::{Features, Host};
-use crate::error::{Context, Error, Kind, Result, invalid, precondition, unimplemented};
+use crate::error::{Context, Error, Kind, Result, invalid, precondition};
 use crate::proto::cri::{self, MountPropagation};
 use crate::sys::userns::IdMap;
 
@@ -29,6 +29,8 @@ use crate::sys::userns::IdMap;
 pub const IMAGE_VOLUME_FAILED: &str = "ImageVolumeMountFailed";
 /// The same, of recursive read-only mounts.
 pub const RRO_UNSUPPORTED: &str = "RROUnsupported";
+/// What `mount_options` may hold: what takes something away from what is mounted.
+const MOUNT_OPTIONS: [&str; 3] = ["noexec", "nodev", "nosuid"];
 const NO_ID_MAPPED_MOUNTS: &str = "the runtime handler has no id-mapped mounts";
 const SHM: &str = "/dev/shm";
 
@@ -251,6 +253,11 @@ fn bind(given: &cri::Mount, host: &HostMount, features: Features, root: &mut Str
         (true, true) => "rro",
     };
     let mut bind = mount(&given.container_path, "bind", &source, &["rbind", propagation, access]);
+    for option in &given.mount_options {
+        if !bind.options.contains(option) {
+            bind.options.push(option.clone());
+        }
+    }
     // An image has been mounted with them.
     if given.image.is_none() && has_mappings(given) {
         if !features.id_mapped_mounts {
@@ -314,11 +321,14 @@ pub fn check(mounts: &[cri::Mount], features: Features) -> Result<()> {
         if let Err(wrong) = check_source(given) {
             return Err(invalid(format!("{word}mount at {target:?}: {wrong}")));
         }
-        let unbuilt =
-            |what: &str| unimplemented(format!("{word}{what} are not served yet (mount at {target:?})"));
         check_mappings(given, features).context(|| format!("{word}mount at {target:?}"))?;
-        if !given.mount_options.is_empty() {
-            return Err(unbuilt("mount options"));
+        if let Some(option) =
+            given.mount_options.iter().find(|option| !MOUNT_OPTIONS.contains(&option.as_str()))
+        {
+            let known = MOUNT_OPTIONS.join(", ");
+            return Err(invalid(format!(
+                "{word}mount at {target:?}: mount option {option:?} is not one of {known}"
+            )));
         }
     }
     Ok(())
@@ -491,6 +501,31 @@ mod tests {
         assert!(ask(true, MountPropagation::PropagationHostToContainer, true).is_err());
     }
 
+    /// OCI-35.
+    #[test]
+    fn mount_options_go_on_top() {
+        let options = |list: &[&str]| list.iter().map(ToString::to_string).collect();
+        let bind = cri::Mount { mount_options: options(&["noexec", "nodev", "noexec"]), ..given("/a") };
+        let image = cri::Mount {
+            container_path: "/i".into(),
+            image: Some(cri::ImageSpec { image: "sha256:1".into(), ..Default::default() }),
+            readonly: true,
+            mount_options: options(&["nosuid"]),
+            ..Default::default()
+        };
+        let mounts = [bind, image];
+        check(&mounts, Features::default()).expect("they are known");
+        let (list, _) = of(&mounts, HostMount::default(), Features::default()).expect("valid");
+        let of = |target: &str| {
+            let found = list.iter().find(|mount| mount.destination == target).expect("mounted");
+            found.options.join(",")
+        };
+        assert_eq!(
+            (of("/a").as_str(), of("/i").as_str()),
+            ("rbind,rprivate,rw,noexec,nodev", "rbind,rprivate,ro,nosuid")
+        );
+    }
+
     #[test]
     fn what_is_not_built_is_refused() {
         let bad = [
@@ -498,7 +533,7 @@ mod tests {
             cri::Mount { host_path: "relative".into(), ..given("/a") },
             cri::Mount { host_path: String::new(), ..given("/a") },
             cri::Mount { image_sub_path: "sub".into(), ..given("/a") },
-            cri::Mount { mount_options: vec!["noexec".into()], ..given("/a") },
+            cri::Mount { mount_options: vec!["nodev".into(), "exec".into()], ..given("/a") },
         ];
         for mount in bad {
             assert!(check(std::slice::from_ref(&mount), Features::default()).is_err(), "{mount:?}");

@@ -347,7 +347,12 @@ mod tests {
     #[test]
     fn a_pod_that_could_not_start_is_refused_before() {
         let modes = Modes::of(Some(&with_user(NamespaceMode::Pod, vec![mapping(0, 9)]))).expect("valid");
-        let all = Features { user_namespaces: true, recursive_read_only: true, id_mapped_mounts: true };
+        let all = Features {
+            user_namespaces: true,
+            recursive_read_only: true,
+            id_mapped_mounts: true,
+            ..Features::default()
+        };
         let kind = |modes: Modes, features| {
             modes.require_startable("h", features).map_err(|error| error.kind()).err()
         };

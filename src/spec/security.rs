@@ -1,4 +1,4 @@
-//! Capabilities, seccomp, AppArmor, masked and read-only paths.
+//! Capabilities, seccomp, masked and read-only paths; how profiles are asked for.
 //!
 //! | CRI | OCI | rule |
 //! |---|---|---|
@@ -7,7 +7,6 @@
 //! | `privileged` | all capabilities, no seccomp, no AppArmor, nothing masked | OCI-16 |
 //! | `masked_paths`, `readonly_paths` | the same, instead of any default | OCI-17 |
 //! | `seccomp`, else `seccomp_profile_path` | `linux.seccomp` | OCI-18, OCI-19 |
-//! | `apparmor`, else `apparmor_profile` | `process.apparmorProfile` | OCI-19 |
 //! | `no_new_privs` | `process.noNewPrivileges` | OCI-08 |
 
 use serde_json::Value;
@@ -98,11 +97,8 @@ pub fn capabilities(
 ) -> Capabilities {
     // Nothing is ambient, and inheritable only what a base spec says (CVE-2022-24769).
     let mut sets = Capabilities { ambient: Vec::new(), ..start };
-    if privileged {
-        set_all(&mut sets, names_of(host.capabilities));
-        return sets;
-    }
-    let Some(asked) = asked else { return sets };
+    let empty = Capability::default();
+    let asked = asked.unwrap_or(&empty);
     let has_all = |list: &[String]| list.iter().any(|name| name.eq_ignore_ascii_case("all"));
     // ALL goes first in either list, then the single names (OCI-13).
     if has_all(&asked.add_capabilities) {
@@ -123,10 +119,15 @@ pub fn capabilities(
     for set in [&mut sets.bounding, &mut sets.effective, &mut sets.permitted, &mut sets.inheritable] {
         set.retain(|name| !dropped.contains(name));
     }
-    for name in ambient.into_iter().filter(|name| !dropped.contains(name)) {
-        for set in [&mut sets.inheritable, &mut sets.ambient] {
-            if !set.contains(&name) {
-                set.push(name.clone());
+    if privileged {
+        set_all(&mut sets, names_of(host.capabilities));
+    }
+    for name in ambient {
+        if sets.permitted.contains(&name) && !dropped.contains(&name) {
+            for set in [&mut sets.inheritable, &mut sets.ambient] {
+                if !set.contains(&name) {
+                    set.push(name.clone());
+                }
             }
         }
     }
@@ -252,47 +253,6 @@ pub fn seccomp(
     }
 }
 
-/// The AppArmor profile's name for a spec; empty for none.
-///
-/// # Errors
-/// FailedPrecondition when a profile is asked for that cannot be in force here.
-pub fn apparmor(profile: &Profile, privileged: bool, host: &Host) -> Result<String> {
-    if !host.apparmor {
-        return match profile {
-            Profile::Unset | Profile::Unconfined => Ok(String::new()),
-            Profile::Default => Err(precondition(
-                "an AppArmor profile is asked for, but AppArmor is not in force on this host",
-            )),
-            Profile::Localhost(name) => Err(precondition(format!(
-                "AppArmor profile {name:?} is asked for, but AppArmor is not in force on this host"
-            ))),
-        };
-    }
-    match profile {
-        Profile::Unconfined => Ok(String::new()),
-        // A profile of the node counts for a privileged container, too.
-        Profile::Unset | Profile::Default if privileged => Ok(String::new()),
-        Profile::Unset if !host.apparmor_loaded(DEFAULT_APPARMOR) => Ok(String::new()),
-        Profile::Unset | Profile::Default => {
-            if !host.apparmor_loaded(DEFAULT_APPARMOR) {
-                return Err(precondition(format!(
-                    "the AppArmor profile {DEFAULT_APPARMOR:?} is not loaded on this host"
-                )));
-            }
-            Ok(DEFAULT_APPARMOR.to_owned())
-        }
-        Profile::Localhost(name) => {
-            if !host.apparmor_loaded(name) {
-                return Err(precondition(format!("AppArmor profile {name:?} is not loaded on this host")));
-            }
-            Ok(name.clone())
-        }
-    }
-}
-
-/// The name under which containerd's plugin loads its default profile.
-pub const DEFAULT_APPARMOR: &str = "cri-containerd.apparmor.d";
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -384,17 +344,5 @@ mod tests {
         assert!(seccomp(&asked, false, &[], Some(&broken), &host()).is_err());
         let bare = Host { seccomp: false, ..host() };
         assert!(seccomp(&Profile::Default, false, &[], None, &bare).is_err());
-    }
-
-    #[test]
-    fn apparmor_that_cannot_be_in_force_is_refused() {
-        assert!(apparmor(&Profile::Localhost("p".into()), false, &host()).is_err());
-        assert_eq!(apparmor(&Profile::Unset, false, &host()).as_deref(), Ok(""));
-        let with = Host { apparmor: true, apparmor_profiles: vec!["p".into()], ..host() };
-        assert_eq!(apparmor(&Profile::Localhost("p".into()), false, &with).as_deref(), Ok("p"));
-        assert!(apparmor(&Profile::Localhost("q".into()), false, &with).is_err());
-        assert!(apparmor(&Profile::Default, false, &with).is_err());
-        assert_eq!(apparmor(&Profile::Default, true, &with).as_deref(), Ok(""));
-        assert_eq!(apparmor(&Profile::Localhost("p".into()), true, &with).as_deref(), Ok("p"));
     }
 }

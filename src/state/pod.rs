@@ -13,7 +13,7 @@ use std::sync::{Arc, Mutex as StdMutex};
 use serde_json::Value;
 use tokio::sync::{Mutex, watch};
 
-use super::record::SandboxMetadata;
+use super::record::{SandboxMetadata, UpdatedResources};
 use crate::error::{Result, precondition};
 use crate::flow::lock;
 use crate::ids::PodId;
@@ -71,6 +71,7 @@ pub struct Pod {
     /// Held by whoever stops or removes the pod.
     pub operation: Mutex<()>,
     network: StdMutex<PodNetwork>,
+    updated: StdMutex<Option<UpdatedResources>>,
     status: watch::Sender<Status>,
 }
 
@@ -92,6 +93,7 @@ impl Pod {
             created_at,
             operation: Mutex::default(),
             network: StdMutex::new(PodNetwork { ips, cni_result: metadata.cni_result }),
+            updated: StdMutex::default(),
             status: watch::Sender::new(status),
         }
     }
@@ -143,6 +145,17 @@ impl Pod {
     #[must_use]
     pub fn had_network(&self) -> bool {
         !lock(&self.network).cni_result.is_null()
+    }
+
+    /// The resources as they were updated last, if ever (SBX-57).
+    #[must_use]
+    pub fn updated_resources(&self) -> Option<UpdatedResources> {
+        lock(&self.updated).clone()
+    }
+
+    /// Remembers updated resources.
+    pub fn set_updated_resources(&self, updated: Option<UpdatedResources>) {
+        *lock(&self.updated) = updated;
     }
 
     /// Whether the pod uses the host's network.

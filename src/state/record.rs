@@ -9,7 +9,7 @@ use serde_json::{Map, Value};
 
 use crate::containerd::{Any, ContainerRecord};
 use crate::error::{Result, precondition};
-use crate::proto::cri::{ContainerConfig, PodSandboxConfig};
+use crate::proto::cri::{ContainerConfig, LinuxContainerResources, PodSandboxConfig};
 
 /// Extension key of a pod's metadata.
 pub const SANDBOX_EXTENSION: &str = "io.cri-containerd.sandbox.metadata";
@@ -18,6 +18,11 @@ pub const CONTAINER_EXTENSION: &str = "io.cri-containerd.container.metadata";
 /// Label of a pod whose making has not ended: a key of our own. A record that still has
 /// it after a restart is rolled back (design D5).
 pub const CREATING_LABEL: &str = "longshore.io/creating";
+
+/// Extension key of what UpdatePodSandboxResources said of a pod. The plugin has it in the
+/// record of containerd's sandbox store, under this key and in this form.
+const UPDATED_RESOURCES: &str = "updated-resources";
+const UPDATED_RESOURCES_TYPE: &str = "io.containerd.cri.v1/UpdatedResources";
 
 const SANDBOX_TYPE: &str = "github.com/containerd/cri/pkg/store/sandbox/Metadata";
 const CONTAINER_TYPE: &str = "github.com/containerd/cri/pkg/store/container/Metadata";
@@ -92,6 +97,16 @@ pub struct ContainerMetadata {
     pub extra: Map<String, Value>,
 }
 
+/// Resources of a pod as they were updated last (SBX-57).
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "PascalCase", default)]
+pub struct UpdatedResources {
+    /// What the sandbox itself needs.
+    pub overhead: Option<LinuxContainerResources>,
+    /// What its containers may use together.
+    pub resources: Option<LinuxContainerResources>,
+}
+
 fn null_is_default<'de, D: Deserializer<'de>, T: Default + Deserialize<'de>>(from: D) -> Result<T, D::Error> {
     Ok(Option::<T>::deserialize(from)?.unwrap_or_default())
 }
@@ -114,6 +129,25 @@ pub fn sandbox_extension(metadata: &SandboxMetadata) -> HashMap<String, Any> {
 #[must_use]
 pub fn container_extension(metadata: &ContainerMetadata) -> HashMap<String, Any> {
     extension(CONTAINER_EXTENSION, CONTAINER_TYPE, metadata)
+}
+
+/// The extension of updated resources.
+#[must_use]
+pub fn updated_resources_extension(updated: &UpdatedResources) -> HashMap<String, Any> {
+    let value = serde_json::to_vec(updated).expect("resources have text keys only");
+    let any = Any { type_url: UPDATED_RESOURCES_TYPE.to_owned(), value };
+    HashMap::from([(UPDATED_RESOURCES.to_owned(), any)])
+}
+
+/// The updated resources of a pod's record; none where they were never updated.
+///
+/// # Errors
+/// FailedPrecondition when they cannot be read.
+pub fn updated_resources(record: &ContainerRecord) -> Result<Option<UpdatedResources>> {
+    let Some(any) = record.extensions.get(UPDATED_RESOURCES) else { return Ok(None) };
+    serde_json::from_slice(&any.value).map(Some).map_err(|error| {
+        precondition(format!("container record {}: extension {UPDATED_RESOURCES:?}: {error}", record.id))
+    })
 }
 
 fn extension<T: Serialize>(key: &str, type_url: &str, metadata: T) -> HashMap<String, Any> {
@@ -199,6 +233,21 @@ mod tests {
                 assert_eq!(container.sandbox_id, pod.id);
             }
         }
+    }
+
+    /// SBX-57.
+    #[test]
+    fn updated_resources_have_the_plugins_form() {
+        let updated = UpdatedResources {
+            overhead: None,
+            resources: Some(LinuxContainerResources { cpu_shares: 512, ..Default::default() }),
+        };
+        let mut record = ContainerRecord { id: "a".into(), ..Default::default() };
+        assert_eq!(updated_resources(&record), Ok(None));
+        record.extensions = updated_resources_extension(&updated);
+        let any = &record.extensions[UPDATED_RESOURCES];
+        assert_eq!(any.value, br#"{"Overhead":null,"Resources":{"cpu_shares":512}}"#);
+        assert_eq!(updated_resources(&record), Ok(Some(updated)));
     }
 
     #[test]

@@ -13,9 +13,11 @@
 //! Nothing runs in a container before its client has come (EXE-10).
 
 mod handle;
+mod inlet;
 mod negotiate;
 mod outcome;
 mod port_forward;
+mod ready;
 mod remote_command;
 mod resize;
 mod server;

@@ -1,6 +1,7 @@
 //! The host: every unsafe block and raw system call of the crate.
 #![allow(unsafe_code)] // the one place for it
 
+pub mod apparmor;
 pub mod beneath;
 pub mod copy;
 pub mod idmap;

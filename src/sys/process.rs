@@ -50,14 +50,20 @@ fn status_mask(field: &str) -> u64 {
 /// Whether a process has children. Reads all of /proc: for what happens seldom.
 #[must_use]
 pub fn has_children(pid: u32) -> bool {
-    let parent_of = |status: String| {
-        let line = status.lines().find_map(|line| line.strip_prefix("PPid:"))?;
-        line.trim().parse::<u32>().ok()
-    };
     let entries = std::fs::read_dir("/proc").into_iter().flatten().flatten();
     entries
         .filter_map(|entry| std::fs::read_to_string(entry.path().join("status")).ok())
-        .any(|status| parent_of(status) == Some(pid))
+        .any(|status| parent_in(&status) == Some(pid))
+}
+
+/// The parent of a process.
+#[must_use]
+pub fn parent_of(pid: u32) -> Option<u32> {
+    parent_in(&std::fs::read_to_string(format!("/proc/{pid}/status")).ok()?)
+}
+
+fn parent_in(status: &str) -> Option<u32> {
+    status.lines().find_map(|line| line.strip_prefix("PPid:"))?.trim().parse().ok()
 }
 
 /// Sends SIGKILL.

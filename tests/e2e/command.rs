@@ -53,6 +53,29 @@ fn a_wrong_configuration_is_refused_with_file_line_and_key() {
     assert!(text(&missing.stderr).contains("/no/such/file.toml"), "{}", text(&missing.stderr));
 }
 
+/// OCI-39: only cgroup v2 can be given away; there a test of `vm` shows that it is.
+#[test]
+fn writable_cgroups_are_refused_on_cgroup_v1() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let at = |name: &str| folder.path().join(name);
+    let config = format!(
+        "root = {:?}\nstate = {:?}\n[server]\nlisten = {:?}\n[containerd]\naddress = \"/no/such/socket\"\n\
+         [runtime]\ndefault = \"writable\"\n[runtime.handlers.writable]\ncgroup_writable = true\n",
+        at("root"),
+        at("state"),
+        at("socket")
+    );
+    let file = at("longshore.toml");
+    std::fs::write(&file, config).expect("a file");
+    if Path::new("/sys/fs/cgroup/cgroup.controllers").exists() {
+        return;
+    }
+    let output = longshore(&["serve", "--config", file.to_str().expect("UTF-8")]);
+    assert!(!output.status.success());
+    let said = text(&output.stderr);
+    assert!(said.contains("runtime.handlers.writable.cgroup_writable: this host has cgroup v1"), "{said}");
+}
+
 /// `longshore version` with and without a server.
 #[tokio::test]
 async fn version_tells_client_server_and_containerd() {

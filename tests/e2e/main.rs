@@ -7,11 +7,13 @@
 #[allow(dead_code, unused_imports)] // offers more than the tests use today
 mod harness;
 
+mod cdi;
 mod choices;
 mod command;
 mod config_import;
 mod core;
 mod faults;
+mod handlers;
 mod harness_check;
 mod image_volumes;
 mod load;
@@ -20,4 +22,6 @@ mod pull_kills;
 mod restart;
 mod smoke;
 mod stats;
+mod streaming;
 mod user_namespaces;
+mod vm;

@@ -2,12 +2,13 @@
 //! them another way; and both for the same containers.
 
 use longshore::proto::cri::{
-    ContainerState, ContainerStats, LinuxPodSandboxStats, StreamContainerStatsRequest,
+    ContainerState, ContainerStats, CpuUsage, LinuxPodSandboxStats, MemoryUsage, StreamContainerStatsRequest,
     StreamPodSandboxStatsRequest, UInt64Value,
 };
+use rustix::process::{Pid, Signal, kill_process};
 use tonic::Code;
 
-use crate::harness::{Cri, Node, Server, wait_for};
+use crate::harness::{Cri, Node, Server, procfs, wait_for, wait_until};
 
 async fn node() -> Node {
     Node::with(Server::Longshore).start().await
@@ -126,7 +127,60 @@ async fn what_a_vm_runtime_counts_comes_through_containerd() {
     let stats = linux(&node, &pod.id).await;
     assert_eq!(of(stats.process.expect("processes").process_count), 1);
     assert_eq!(stats.network.expect("a network").default_interface.expect("an interface").name, "eth0");
-    // With its shim gone it is still listed, and hides nobody.
+    node.remove_all().await;
+    node.finish().await;
+}
+
+/// STA-11: a shim that does not answer costs the figures of its own containers.
+#[tokio::test]
+async fn a_shim_that_hangs_hides_nobody() {
+    let config = format!("[runtime.handlers.vm]\ntype = \"io.containerd.vm.v2\"\npath = {:?}\n", node_shim());
+    let node = Node::with(Server::Longshore).config(&config).start().await;
+    let pod = node.pod("a").handler("vm").run().await.expect("a pod");
+    let here = node.pod("b").run().await.expect("a pod");
+    let stuck = pod.container("c").forever().run().await.expect("it runs");
+    let other = here.container("c").forever().run().await.expect("it runs");
+    let shims = procfs::processes().into_iter().filter(|process| {
+        process.program().starts_with("containerd-shim") && process.arguments.contains(&pod.id)
+    });
+    let shims: Vec<Pid> =
+        shims.map(|shim| Pid::from_raw(i32::try_from(shim.pid).expect("a pid")).expect("a pid")).collect();
+    assert!(!shims.is_empty());
+    let signal =
+        |signal| shims.iter().for_each(|shim| kill_process(*shim, signal).expect("a signal is sent"));
+    let has_figures = async || {
+        let list = node.list_container_stats(None).await.expect("a list");
+        let of = |id: &str| {
+            let mut found = list.iter().filter(|one| one.attributes.as_ref().is_some_and(|one| one.id == id));
+            found.next().expect("the container").memory.is_some()
+        };
+        (of(&stuck.id), of(&other.id))
+    };
+    signal(Signal::STOP);
+    assert_eq!(has_figures().await, (false, true));
+    assert_eq!(node.list_pod_stats(None).await.expect("a list").len(), 2);
+    signal(Signal::CONT);
+    wait_until("the answer of the shim", async || has_figures().await == (true, true)).await;
+    node.remove_all().await;
+    node.finish().await;
+}
+
+/// Containers that are cgroups of this host are counted without containerd.
+#[tokio::test]
+async fn figures_are_told_while_containerd_is_away() {
+    let node = node().await;
+    let pod = node.pod("a").run().await.expect("a pod");
+    let container = pod.container("c").forever().run().await.expect("it runs");
+    let before = node.container_stats(&container.id).await.expect("stats");
+    node.containerd().kill().await;
+    let stats = node.container_stats(&container.id).await.expect("stats");
+    let (a, b) = (before.cpu.expect("cpu"), stats.cpu.expect("cpu"));
+    assert!(of(a.usage_core_nano_seconds) <= of(b.usage_core_nano_seconds), "{a:?} {b:?}");
+    let (a, b) = (before.writable_layer.expect("a layer"), stats.writable_layer.expect("a layer"));
+    assert_eq!(a.fs_id, b.fs_id);
+    assert!(linux(&node, &pod.id).await.network.is_some());
+    node.containerd().start().await;
+    wait_until("containerd", async || node.condition("RuntimeReady").await.unwrap_or(false)).await;
     node.remove_all().await;
     node.finish().await;
 }
@@ -153,7 +207,9 @@ async fn the_plugin_tells_the_same() {
     let node = Node::with(Server::Longshore).plugin_folders().start().await;
     let pod =
         node.pod("a").labels([("tier", "front")]).annotations([("note", "x")]).run().await.expect("a pod");
-    let script = "head -c 3000000 /dev/zero >/big; x=$(head -c 5000000 /dev/zero | tr '\\0' a); echo ready; exec sleep 1000";
+    // It keeps what it ate, and does nothing any more.
+    let script = "head -c 3000000 /dev/zero >/big; mkfifo /f; x=$(head -c 5000000 /dev/zero | tr '\\0' a); \
+                  echo ready; read y </f";
     let container = pod.container("c").labels([("is", "ours")]).sh(script);
     let container = container.resources(|resources| resources.memory_limit_in_bytes = 128 << 20);
     let container = container.run().await.expect("it runs");
@@ -176,9 +232,8 @@ async fn the_plugin_tells_the_same() {
     assert_eq!(ours.attributes, theirs.attributes);
     let (a, b) = (ours.writable_layer.expect("a layer"), theirs.writable_layer.expect("a layer"));
     assert_eq!((a.fs_id, a.used_bytes, a.inodes_used), (b.fs_id, b.used_bytes, b.inodes_used));
-    let memory = |ours: &Option<_>, theirs: &Option<_>| {
-        let (a, b): (longshore::proto::cri::MemoryUsage, longshore::proto::cri::MemoryUsage) =
-            (Clone::clone(ours).expect("memory"), Clone::clone(theirs).expect("memory"));
+    let memory = |ours: Option<MemoryUsage>, theirs: Option<MemoryUsage>| {
+        let (a, b) = (ours.expect("memory"), theirs.expect("memory"));
         for (what, a, b) in [
             ("usage", a.usage_bytes, b.usage_bytes),
             ("working set", a.working_set_bytes, b.working_set_bytes),
@@ -190,21 +245,20 @@ async fn the_plugin_tells_the_same() {
         assert_eq!(a.major_page_faults, b.major_page_faults);
         (a, b)
     };
-    let (a, b) = memory(&ours.memory, &theirs.memory);
+    let (a, b) = memory(ours.memory, theirs.memory);
     assert!(of(a.available_bytes).abs_diff(of(b.available_bytes)) < MEMORY_TOLERANCE, "{a:?} {b:?}");
-    let cpu = |ours: &Option<longshore::proto::cri::CpuUsage>, theirs: &Option<_>| {
-        let (a, b): (_, longshore::proto::cri::CpuUsage) =
-            (ours.clone().expect("cpu"), Clone::clone(theirs).expect("cpu"));
+    let cpu = |ours: Option<CpuUsage>, theirs: Option<CpuUsage>| {
+        let (a, b) = (ours.expect("cpu"), theirs.expect("cpu"));
         assert!(of(a.usage_core_nano_seconds) <= of(b.usage_core_nano_seconds), "{a:?} {b:?}");
         assert!(a.timestamp < b.timestamp);
     };
-    cpu(&ours.cpu, &theirs.cpu);
+    cpu(ours.cpu, theirs.cpu);
 
     let version = node.containerd_version();
     if (version.major, version.minor) >= (1, 7) {
         let their_pod = linux(&plugin, &pod.id).await;
-        memory(&our_pod.memory, &their_pod.memory);
-        cpu(&our_pod.cpu, &their_pod.cpu);
+        memory(our_pod.memory, their_pod.memory);
+        cpu(our_pod.cpu, their_pod.cpu);
         let count = |stats: &LinuxPodSandboxStats| stats.process.expect("processes").process_count;
         assert_eq!(count(&our_pod), count(&their_pod));
         let (a, b) = (our_pod.network.expect("a network"), their_pod.network.expect("a network"));

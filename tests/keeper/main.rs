@@ -3,6 +3,7 @@
 //!
 //! Each test has a state folder, and so a keeper, of its own, and ends it.
 
+mod attach;
 mod clients;
 mod fixture;
 mod life;

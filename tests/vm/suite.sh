@@ -7,10 +7,20 @@ ln -s "$PWD/longshore" "$built"
 export LONGSHORE_TEST_PATIENCE=10
 names=$(cat names)
 failed=0
-for LONGSHORE_TEST_CGROUP_DRIVER in systemd cgroupfs; do
-    export LONGSHORE_TEST_CGROUP_DRIVER
-    echo "=== cgroups by $LONGSHORE_TEST_CGROUP_DRIVER"
+tests() {
+    ./e2e --include-ignored "$@" || failed=1
+}
+
+export LONGSHORE_TEST_CGROUP_DRIVER=systemd
+if [ -n "$names" ]; then
     # shellcheck disable=SC2086 # a list
-    ./e2e --test-threads 2 --include-ignored ${names:-vm:: core::} || failed=1
+    tests --test-threads 1 $names
+    exit $failed
+fi
+echo "=== AppArmor, one after the other"
+tests --test-threads 1 vm::apparmor::
+for LONGSHORE_TEST_CGROUP_DRIVER in systemd cgroupfs; do
+    echo "=== cgroups by $LONGSHORE_TEST_CGROUP_DRIVER"
+    tests --test-threads 2 --skip vm::apparmor:: vm:: core::
 done
 exit $failed

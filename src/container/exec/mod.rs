@@ -5,7 +5,5 @@ mod sync;
 
 use std::time::Duration;
 
-pub(super) use session::check_streams;
-
 /// The longest that the OCI runtime may take to start a process.
 const START_LIMIT: Duration = Duration::from_secs(110);

@@ -45,13 +45,12 @@ const ID_PREFIX: &str = "session-";
 const WAIT_PAUSE: Duration = Duration::from_secs(1);
 
 impl Containers {
-    /// Whether a request to exec can be met (EXE-11, EXE-12). The same is asked again when
+    /// Whether a request to exec can be met (EXE-12). The same is asked again when
     /// its client connects.
     ///
     /// # Errors
     /// InvalidArgument; NotFound; FailedPrecondition unless the container runs.
     pub fn check_exec(&self, request: &ExecRequest) -> Result<()> {
-        check_streams(request.stdin, request.stdout, request.stderr, request.tty)?;
         self.exec_target(&request.container_id, &request.cmd).map(drop)
     }
 
@@ -159,17 +158,6 @@ impl Containers {
     fn exec_drain_limit(&self) -> Duration {
         Duration::from_secs(self.config.file.container.exec_drain_timeout_s)
     }
-}
-
-/// EXE-11.
-pub(crate) fn check_streams(stdin: bool, stdout: bool, stderr: bool, tty: bool) -> Result<()> {
-    if tty && stderr {
-        return Err(invalid("with a terminal there is no stderr"));
-    }
-    if !(stdin || stdout || stderr) {
-        return Err(invalid("none of stdin, stdout and stderr is asked for"));
-    }
-    Ok(())
 }
 
 fn open(path: Option<&Path>, started: bool) -> Result<Option<OutputPipe>> {
@@ -315,21 +303,6 @@ impl Exec<'_> {
         let fifos = self.fifos.clone();
         if let Err(error) = flow::blocking(move || fifos.remove()).await {
             warn!(container = id, %error, "the FIFOs of an exec could not be removed");
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn requests_without_streams_and_terminals_with_stderr_are_refused() {
-        assert!(check_streams(false, true, true, false).is_ok());
-        assert!(check_streams(true, false, false, true).is_ok());
-        for (stdin, stdout, stderr, tty) in [(false, false, false, false), (true, true, true, true)] {
-            let error = check_streams(stdin, stdout, stderr, tty).expect_err("EXE-11");
-            assert_eq!(error.kind(), Kind::InvalidArgument);
         }
     }
 }

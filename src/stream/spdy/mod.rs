@@ -1,7 +1,11 @@
 //! SPDY/3.1, the server side of it that streaming clients of Kubernetes need.
 
+mod batch;
 mod connection;
+mod dictionary;
+mod frame;
 mod header;
+mod open;
 
 use std::time::Duration;
 
@@ -102,3 +106,6 @@ impl Control {
         self.over.clone()
     }
 }
+
+#[cfg(test)]
+mod tests;

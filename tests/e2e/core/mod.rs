@@ -12,6 +12,7 @@ mod namespaces;
 mod network;
 mod node;
 mod process;
+mod resources;
 mod sandbox;
 mod sandbox_end;
 mod sandbox_files;

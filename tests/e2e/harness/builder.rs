@@ -36,7 +36,7 @@ impl Server {
 }
 
 /// A node to be started.
-pub(crate) struct Builder {
+pub(crate) struct Builder<'a> {
     server: Server,
     settings: Vec<String>,
     list: Option<Value>,
@@ -44,10 +44,18 @@ pub(crate) struct Builder {
     runc: Option<PathBuf>,
     has_containerd: bool,
     uses_plugin_folders: bool,
+    /// What is prepared in the place.
+    before: Vec<Prepare<'a>>,
+    plugin_config: Option<PluginConfig<'a>>,
 }
 
-impl Builder {
-    pub(crate) fn new(server: Server) -> Builder {
+/// Prepares something in the place.
+type Prepare<'a> = Box<dyn FnOnce(&Place) + 'a>;
+/// Makes keys and tables of the plugin's configuration, with things in the place.
+type PluginConfig<'a> = Box<dyn FnOnce(&Place) -> (String, String) + 'a>;
+
+impl<'a> Builder<'a> {
+    pub(crate) fn new(server: Server) -> Builder<'a> {
         Builder {
             server,
             settings: Vec::new(),
@@ -56,63 +64,82 @@ impl Builder {
             runc: None,
             has_containerd: true,
             uses_plugin_folders: false,
+            before: Vec::new(),
+            plugin_config: None,
         }
     }
 
     /// Lays TOML over longshore's configuration; see [`Place::fill`] for what may stand in
     /// braces.
-    pub(crate) fn config(mut self, text: &str) -> Builder {
+    pub(crate) fn config(mut self, text: &str) -> Builder<'a> {
         self.settings.push(text.to_owned());
         self
     }
 
     /// Another CNI network list than [`cni::bridge`].
-    pub(crate) fn cni(mut self, list: Value) -> Builder {
+    pub(crate) fn cni(mut self, list: Value) -> Builder<'a> {
         self.list = Some(list);
         self
     }
 
     /// No CNI configuration.
-    pub(crate) fn no_cni(mut self) -> Builder {
+    pub(crate) fn no_cni(mut self) -> Builder<'a> {
         self.list = None;
         self
     }
 
     /// A further CNI plugin, or another one of that name: a script with its `#!`.
-    pub(crate) fn plugin(mut self, name: &str, script: &str) -> Builder {
+    pub(crate) fn plugin(mut self, name: &str, script: &str) -> Builder<'a> {
         self.plugins.push((name.to_owned(), script.to_owned()));
         self
     }
 
     /// A runc with id-mapped mounts, which this machine's may not have.
-    pub(crate) fn id_mapping_runc(mut self) -> Builder {
+    pub(crate) fn id_mapping_runc(mut self) -> Builder<'a> {
         self.runc = Some(runc::with_id_mapped_mounts().to_owned());
         self
     }
 
     /// containerd is not started; the test does so when it is time.
-    pub(crate) fn containerd_absent(mut self) -> Builder {
+    pub(crate) fn containerd_absent(mut self) -> Builder<'a> {
         self.has_containerd = false;
         self
     }
 
     /// longshore works in the folders of containerd's plugin, so that each can take over
     /// the other's pods.
-    pub(crate) fn plugin_folders(mut self) -> Builder {
+    pub(crate) fn plugin_folders(mut self) -> Builder<'a> {
         self.uses_plugin_folders = true;
+        self
+    }
+
+    /// Something that has to be in the node's folder before the server starts.
+    pub(crate) fn before(mut self, prepare: impl FnOnce(&Place) + 'a) -> Builder<'a> {
+        self.before.push(Box::new(prepare));
+        self
+    }
+
+    /// Keys of the CRI plugin's own table, and further tables, for its configuration;
+    /// `{runtime}` is its id.
+    pub(crate) fn plugin_config(mut self, make: impl FnOnce(&Place) -> (String, String) + 'a) -> Builder<'a> {
+        self.plugin_config = Some(Box::new(make));
         self
     }
 
     /// Starts it, and waits until pods can be run, as far as the parts are there.
     pub(crate) async fn start(self) -> Node {
         let place = Arc::new(Place::new());
+        self.before.into_iter().for_each(|prepare| prepare(&place));
         cni::prepare(&place, self.list.as_ref(), &self.plugins);
         let registry = Registry::shared();
         let hosts = place.path("certs").join(REGISTRY);
         std::fs::create_dir_all(&hosts).expect("a folder");
         std::fs::write(hosts.join("hosts.toml"), registry.hosts()).expect("a file");
 
-        let containerd = Containerd::new(&place, self.runc.clone());
+        let mut containerd = Containerd::new(&place, self.runc.clone());
+        if let Some(make) = self.plugin_config {
+            containerd.more = make(&place);
+        }
         let mut settings = self.settings;
         if self.uses_plugin_folders {
             let (root, state) = containerd.plugin_folders();

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
 
 use containerd_client::services::v1::version_client::VersionClient;
@@ -54,6 +54,8 @@ pub(crate) struct Containerd {
     version: Version,
     channel: Channel,
     process: Mutex<Option<Process>>,
+    /// Keys and tables of the CRI plugin's configuration, besides the usual ones.
+    pub(super) more: (String, String),
 }
 
 impl Containerd {
@@ -67,7 +69,8 @@ impl Containerd {
         let socket = format!("unix://{}", place.text("c.sock"));
         let channel =
             Endpoint::from_shared(socket).expect("an address").timeout(patient(LIMIT)).connect_lazy();
-        Containerd { place: place.clone(), binary, runc, version, channel, process: Mutex::new(None) }
+        let (process, more) = (Mutex::new(None), Default::default());
+        Containerd { place: place.clone(), binary, runc, version, channel, process, more }
     }
 
     /// Its program, of which the shims are neighbours.
@@ -223,8 +226,10 @@ disable = true
         let systemd = CgroupDriver::from_env() == CgroupDriver::Systemd;
         let restrict = !procfs::has_capability(SYS_RESOURCE);
         let (conf, bin) = (cni::conf_dir(&self.place), cni::bin_dir(&self.place));
+        let (keys, tables) = (&self.more.0, self.more.1.replace("{runtime}", runtime));
         format!(
             r#"{pause}
+{keys}
 netns_mounts_under_state_dir = true
 enable_unprivileged_ports = true
 enable_unprivileged_icmp = true
@@ -239,6 +244,7 @@ Root = "{{folder}}/runc"
 SystemdCgroup = {systemd}
 [plugins."{images}".registry]
 config_path = "{{folder}}/certs"
+{tables}
 "#
         )
     }
@@ -251,7 +257,26 @@ pub(crate) enum Plugin {
     Disabled,
 }
 
+/// The containerd of tests that want the newest one, if that is not this machine's.
+static PREFERRED: OnceLock<PathBuf> = OnceLock::new();
+
+/// From here on nodes of this process have the newest containerd at hand, unless the
+/// environment names one: Debian's newest, fetched as tests/matrix.sh does.
+pub(crate) fn prefer_newest_containerd() {
+    if std::env::var_os("LONGSHORE_TEST_CONTAINERD").is_some() {
+        return;
+    }
+    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fetch-containerd.sh");
+    let done = Command::new(script).arg("sid").output().expect("the script runs");
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).trim().to_owned();
+    assert!(done.status.success(), "{script}: {}", text(&done.stderr));
+    PREFERRED.get_or_init(|| PathBuf::from(text(&done.stdout)).join("containerd"));
+}
+
 fn binary() -> PathBuf {
+    if let Some(preferred) = PREFERRED.get() {
+        return preferred.clone();
+    }
     let given = std::env::var_os("LONGSHORE_TEST_CONTAINERD").map(PathBuf::from);
     match given {
         Some(path) if path.is_dir() => path.join("containerd"),

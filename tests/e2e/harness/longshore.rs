@@ -43,6 +43,11 @@ impl Longshore {
         Longshore { place: place.clone(), config, search_path: path, cri, process: Mutex::new(None) }
     }
 
+    /// Its program.
+    pub(crate) fn program() -> &'static str {
+        env!("CARGO_BIN_EXE_longshore")
+    }
+
     /// A client of it.
     pub(crate) fn cri(&self) -> &Cri {
         &self.cri
@@ -83,7 +88,7 @@ impl Longshore {
     /// Starts it, without waiting: for a test that wants to see it fail.
     pub(crate) fn spawn(&self) {
         std::fs::write(self.config_file(), self.config.to_string()).expect("a configuration");
-        let mut serve = command(env!("CARGO_BIN_EXE_longshore"));
+        let mut serve = command(Longshore::program());
         serve.args(["serve", "--config"]).arg(self.config_file()).env("PATH", &self.search_path);
         let process = Process::start("longshore", serve, &self.place.path("l.log"));
         assert!(self.process.lock().expect("no panic").replace(process).is_none(), "longshore runs already");

@@ -44,7 +44,7 @@ use std::time::{Duration, Instant};
 pub(crate) use beside::Beside;
 pub(crate) use builder::{Builder, Server};
 pub(crate) use container::{Container, ContainerBuilder, LogEntry, image_mount};
-pub(crate) use containerd::{Containerd, Version};
+pub(crate) use containerd::{Containerd, Version, prefer_newest_containerd};
 pub(crate) use cri::Cri;
 pub(crate) use longshore::Longshore;
 pub(crate) use machine::{CgroupDriver, patient};

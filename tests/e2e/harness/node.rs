@@ -40,7 +40,7 @@ impl Node {
     }
 
     /// One to be started with that server.
-    pub(crate) fn with(server: Server) -> Builder {
+    pub(crate) fn with<'a>(server: Server) -> Builder<'a> {
         Builder::new(server)
     }
 

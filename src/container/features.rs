@@ -1,0 +1,72 @@
+//! What the OCI runtimes of the handlers can (SVC-18 … SVC-20).
+
+use std::time::Duration;
+
+use futures_util::future::join_all;
+use tracing::{debug, info};
+
+use super::Containers;
+use crate::config::Handler;
+use crate::error::{Context, Result, deadline};
+use crate::flow::lock;
+use crate::spec::{Features, gather};
+
+/// How long a runtime may take to tell.
+const LIMIT: Duration = Duration::from_secs(5);
+
+impl Containers {
+    /// What the OCI runtime of a handler can; nothing where it does not tell.
+    #[must_use]
+    pub fn features_of(&self, handler: &Handler) -> Features {
+        self.known_features(&handler.name).unwrap_or_default()
+    }
+
+    /// What the OCI runtime of the handler called `name` tells that it can.
+    #[must_use]
+    pub fn known_features(&self, name: &str) -> Option<Features> {
+        lock(&self.features).get(name).copied()
+    }
+
+    /// Asks the runtimes of all handlers. One that does not tell is without features
+    /// (SVC-19), or has those that it told before.
+    pub(crate) async fn learn_features(&self) {
+        let asked = self.config.handlers.iter().map(|handler| async move {
+            match self.ask(handler).await {
+                Ok(features) => Some((handler.name.clone(), features)),
+                Err(error) => {
+                    info!(handler = handler.name, %error, "the OCI runtime does not tell its features");
+                    None
+                }
+            }
+        });
+        let told = join_all(asked).await;
+        lock(&self.features).extend(told.into_iter().flatten());
+    }
+
+    /// containerd 2.x has the shim asked, which knows its runtime. Before that there is only
+    /// the runtime itself, where it is known: runc's shim runs what its options name.
+    async fn ask(&self, handler: &Handler) -> Result<Features> {
+        let runtime = handler.shim_path.as_deref().unwrap_or(&handler.shim);
+        let json = match (
+            self.containerd.runtime_features(runtime, handler.options.clone(), LIMIT).await,
+            &handler.binary,
+        ) {
+            (Ok(json), _) => json,
+            (Err(error), Some(binary)) => {
+                debug!(handler = handler.name, %error, binary, "containerd does not tell; the runtime is asked");
+                run(binary).await?
+            }
+            (Err(error), None) => return Err(error),
+        };
+        gather::parse_features(&json, &self.host)
+    }
+}
+
+/// What `binary features` prints.
+async fn run(binary: &str) -> Result<Vec<u8>> {
+    let asked = tokio::process::Command::new(binary).arg("features").kill_on_drop(true).output();
+    match tokio::time::timeout(LIMIT, asked).await {
+        Ok(output) => Ok(output.context(|| format!("{binary} features"))?.stdout),
+        Err(_) => Err(deadline(format!("{binary} features: no answer in time"))),
+    }
+}
