@@ -103,11 +103,19 @@ pub async fn serve(request: Serve, config: Config, log: LogControl) -> anyhow::R
 
 /// Builds the parts.
 async fn build(config: Arc<Config>, paths: Paths, flow: Flow) -> anyhow::Result<Pods> {
+    for handler in &config.handlers {
+        spec::base(handler)?;
+    }
     let file = &config.file;
     let containerd =
         Containerd::new(&file.containerd.address, &file.containerd.namespace, config.call_timeout())?;
     let keeper = Keeper::new(std::env::current_exe()?, &file.state, KeeperOptions::default());
     let mut host = gather::host(config.restrict_oom_score_adj);
+    if !file.sandbox.enable_selinux {
+        host.selinux = None;
+    } else if host.selinux.is_none() {
+        warn!("sandbox.enable_selinux has no effect: SELinux is not in force here");
+    }
     if file.container.disable_apparmor {
         host.apparmor = Support::Disabled;
     }

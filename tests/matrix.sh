@@ -21,7 +21,7 @@ for suite in ${LONGSHORE_TEST_SUITES:-machine trixie sid}; do
     unset LONGSHORE_TEST_CONTAINERD
     binary=containerd
     if [ "$suite" != machine ]; then
-        LONGSHORE_TEST_CONTAINERD=$(tests/fetch.sh "$suite") || { failed="$failed $suite"; continue; }
+        LONGSHORE_TEST_CONTAINERD=$(tests/fetch-containerd.sh "$suite") || { failed="$failed $suite"; continue; }
         export LONGSHORE_TEST_CONTAINERD
         binary=$LONGSHORE_TEST_CONTAINERD/containerd
     fi

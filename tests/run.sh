@@ -10,8 +10,9 @@ cd "$(dirname "$0")/.."
 threads=${LONGSHORE_TEST_THREADS:-3}
 
 tests/setup.sh
-# Where tests look for it; here it may fail with a reason that is seen first.
+# Where tests look for them; here it may fail with a reason that is seen first.
 tests/fetch-runc.sh >/dev/null
+tests/fetch-containerd.sh sid >/dev/null
 if cargo nextest --version >/dev/null 2>&1; then
     exec cargo nextest run --locked --no-fail-fast --test-threads "$threads" "$@"
 fi

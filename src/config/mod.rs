@@ -433,6 +433,9 @@ fn bounds(file: &File) -> Result<(), Problem> {
     if stream.tls_cert_file.as_os_str().is_empty() != stream.tls_key_file.as_os_str().is_empty() {
         return Err(problem("stream.tls_cert_file", "goes with stream.tls_key_file: both or neither"));
     }
+    if !(2..=1024).contains(&file.sandbox.selinux_category_range) {
+        return Err(problem("sandbox.selinux_category_range", "must be 2 to 1024"));
+    }
     let positive = [
         ("stream.idle_timeout_s", file.stream.idle_timeout_s),
         ("stream.creation_timeout_s", file.stream.creation_timeout_s),

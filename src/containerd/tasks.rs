@@ -121,7 +121,7 @@ pub enum TaskFigures {
     /// Version 1.
     V1(cgroups::v1::Metrics),
     /// Version 2.
-    V2(cgroups::v2::Metrics),
+    V2(Box<cgroups::v2::Metrics>),
 }
 
 impl Containerd {
@@ -315,7 +315,7 @@ impl Containerd {
         let metric = metric.ok_or_else(missing)?;
         let data = metric.data.ok_or_else(missing)?;
         let v1 = || decode(&data, "io.containerd.cgroups.v1.Metrics").map(TaskFigures::V1);
-        let v2 = || decode(&data, "io.containerd.cgroups.v2.Metrics").map(TaskFigures::V2);
+        let v2 = || decode(&data, "io.containerd.cgroups.v2.Metrics").map(Box::new).map(TaskFigures::V2);
         let figures = v1().or_else(v2).ok_or_else(|| {
             unknown(format!("metrics of container {container_id} are of type {:?}", data.type_url))
         })?;

@@ -123,6 +123,17 @@ mod tests {
     use super::*;
 
     #[test]
+    fn annotations_pass_by_the_globs_of_the_handler() {
+        let from = ["io.x/a", "io.x.b", "other"].map(|key| (key.to_owned(), String::new())).into();
+        let keys = |globs: &[&str]| {
+            let globs: Vec<Glob> = globs.iter().filter_map(|glob| Glob::new(glob).ok()).collect();
+            passed(&from, &globs).map(|(key, _)| key).collect::<Vec<_>>()
+        };
+        assert_eq!(keys(&["io.*"]), ["io.x.b"]);
+        assert_eq!(keys(&["io.*/[a-c]", "other"]), ["io.x/a", "other"]);
+    }
+
+    #[test]
     fn labels_that_containerd_refuses_stay_out() {
         let own = BTreeMap::from([
             ("app".to_owned(), String::new()),

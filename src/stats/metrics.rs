@@ -9,7 +9,7 @@ impl From<TaskFigures> for Reading {
     fn from(from: TaskFigures) -> Reading {
         match from {
             TaskFigures::V1(metrics) => of_v1(metrics),
-            TaskFigures::V2(metrics) => of_v2(metrics),
+            TaskFigures::V2(metrics) => of_v2(*metrics),
         }
     }
 }
@@ -131,7 +131,7 @@ mod tests {
             io: Some(v2::IoStat { psi: Some(v2::PsiStats::default()) }),
             ..Default::default()
         };
-        let reading = Reading::from(TaskFigures::V2(metrics));
+        let reading = Reading::from(TaskFigures::V2(Box::new(metrics)));
         let cpu = reading.cpu.expect("cpu");
         let some = cpu.psi.expect("pressure").some.expect("some");
         assert_eq!((cpu.usage_ns, some.total, some.avg10), (7000, 2000, 1.5));

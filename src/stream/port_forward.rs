@@ -4,6 +4,7 @@
 //! error text, with the same `requestid`. Any number of pairs live and end side by side.
 
 use std::collections::HashMap;
+use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
@@ -23,6 +24,8 @@ use crate::proto::cri::PortForwardRequest;
 
 /// Room for a read from the pod.
 const READ_BYTES: usize = 64 << 10;
+/// How long the data of one pair may keep those of others waiting.
+const STUCK_LIMIT: Duration = Duration::from_secs(30);
 /// Channels 0 to 255 are two for each port; 255 itself is no channel in newer protocols.
 const WEBSOCKET_PORTS_MAX: usize = 127;
 
@@ -40,10 +43,10 @@ where
 {
     let pod = request.pod_sandbox_id;
     let connection = match agreement.transport {
-        Transport::Spdy => spdy::serve(io, limits.spdy()),
-        Transport::SpdyInWebSocket => spdy::serve(websocket::tunnel(io), limits.spdy()),
+        Transport::Spdy => spdy::serve(io, of_pairs(limits)),
+        Transport::SpdyInWebSocket => spdy::serve(websocket::tunnel(io).await, of_pairs(limits)),
         Transport::WebSocket { is_base64 } => {
-            let protocol = ChannelProtocol { base64: is_base64, close_signal: false };
+            let protocol = ChannelProtocol { base64: is_base64, close_signal: false, greets: false };
             return channels(pods, &pod, &request.port, io, protocol, limits, stop).await;
         }
     };
@@ -52,6 +55,11 @@ where
         Pairs { pods: pods.clone(), pod, limits, waiting: HashMap::new(), gone: connection.handle().gone() };
     pairs.serve(connection, stop).await;
     Ok(())
+}
+
+/// One connection that nobody reads inside the pod must not hold up the others for ever.
+fn of_pairs(limits: Limits) -> spdy::Limits {
+    spdy::Limits { stuck: Some(STUCK_LIMIT), ..limits.spdy() }
 }
 
 /// The pairs of a client's connection.

@@ -1,24 +1,38 @@
 //! WebSocket, with the channel protocols of Kubernetes.
+//!
+//! Each message starts with the number of a channel: a byte in binary messages, a digit in
+//! text messages whose rest is base64 (STM-23). A client cannot end a channel but by ending
+//! the connection, except with the close signal of v5 (STM-26).
 
+mod channels;
 mod tunnel;
 
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use tokio::io::{AsyncRead, AsyncWrite};
+use tokio_tungstenite::tungstenite::protocol::WebSocketConfig;
 
-use super::{Handle, handle};
-use crate::io::session::{self, Incoming, Outgoing};
+use super::Handle;
+use crate::io::session::{Incoming, Outgoing};
 
+pub use channels::serve_channels;
 pub use tunnel::tunnel;
+
+/// Messages are gathered up to this size before they are written.
+const WRITE_BYTES: usize = 128 << 10;
+
+/// What is read at once.
+const READ_BYTES: usize = 64 << 10;
 
 /// How messages carry channels, by the sub-protocol that was agreed on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ChannelProtocol {
     /// Messages are text: a digit and base64. Else binary: a byte and the data.
     pub base64: bool,
-    /// Channel 255 tells that a channel is closed (v5).
+    /// Channel 255 tells that the client has closed a channel (v5).
     pub close_signal: bool,
+    /// The first message is an empty one on the lowest channel that we write (STM-24).
+    pub greets: bool,
 }
 
 /// Who sends on a channel.
@@ -35,10 +49,10 @@ pub enum Direction {
 /// What a client may have of us.
 #[derive(Clone, Debug)]
 pub struct Limits {
-    /// The connection ends when no byte has moved in any direction for this long (STM-05).
+    /// The connection ends when no message has moved in any direction for this long (STM-05).
     pub idle: Duration,
-    /// The connection ends when a channel's data, that nobody here takes, keeps other channels
-    /// waiting for this long. None waits for ever.
+    /// The connection ends when data of one channel, that nobody here takes, has kept other
+    /// channels waiting for this long. None waits for ever.
     pub stuck: Option<Duration>,
     /// Bytes of a message.
     pub message_bytes_max: usize,
@@ -66,7 +80,7 @@ pub struct Channels {
 }
 
 impl ChannelProtocol {
-    /// Of a sub-protocol's name; the empty one is that of a client that names none.
+    /// Of a sub-protocol's name (STM-22); the empty one is that of a client that names none.
     #[must_use]
     pub fn named(name: &str) -> Option<Self> {
         let (base64, close_signal) = match name {
@@ -75,7 +89,14 @@ impl ChannelProtocol {
             "v5.channel.k8s.io" => (false, true),
             _ => return None,
         };
-        Some(Self { base64, close_signal })
+        Some(Self { base64, close_signal, greets: true })
+    }
+
+    /// The same without a greeting, as port-forward has it: there the first message of each
+    /// channel is its port (STM-34).
+    #[must_use]
+    pub fn silent(self) -> Self {
+        Self { greets: false, ..self }
     }
 }
 
@@ -86,6 +107,7 @@ impl Channels {
     }
 
     /// Takes the way to the client of a channel. Each piece that is sent is a message.
+    /// Dropping it tells the client nothing: the protocols have no word for it.
     pub fn outgoing(&mut self, number: u8) -> Option<Outgoing> {
         self.outgoing.remove(&number)
     }
@@ -97,27 +119,13 @@ impl Channels {
     }
 }
 
-/// Serves a client on a connection that was upgraded to WebSocket, with these channels.
-pub async fn serve_channels<T>(
-    io: T,
-    protocol: ChannelProtocol,
-    channels: &[(u8, Direction)],
-    limits: Limits,
-) -> Channels
-where
-    T: AsyncRead + AsyncWrite + Send + Unpin + 'static,
-{
-    let (handle, held) = handle::handle();
-    let _ = (io, protocol, limits);
-    let mut all = Channels { incoming: BTreeMap::new(), outgoing: BTreeMap::new(), handle };
-    for (number, direction) in channels {
-        if *direction != Direction::Outgoing {
-            all.incoming.insert(*number, session::incoming().1);
-        }
-        if *direction != Direction::Incoming {
-            all.outgoing.insert(*number, session::outgoing().0);
-        }
-    }
-    held.gone.cancel();
-    all
+fn config(message_bytes_max: usize) -> WebSocketConfig {
+    WebSocketConfig::default()
+        .read_buffer_size(READ_BYTES)
+        .write_buffer_size(WRITE_BYTES)
+        .max_message_size(Some(message_bytes_max))
+        .max_frame_size(Some(message_bytes_max))
 }
+
+#[cfg(test)]
+mod tests;

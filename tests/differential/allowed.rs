@@ -105,11 +105,17 @@ pub(crate) const ALL: &[Allowed] = &[
                 && case.request.pointer("/config/linux/security_context/supplemental_groups").is_some()
         },
     },
+    Allowed { id: "image-sub-path", applies: |case| case.only_theirs(&["path escapes from parent"]) },
+    Allowed {
+        id: "another-pod-config",
+        applies: |case| case.request["another_pod_config"] == true && !case.found.path.contains("code"),
+    },
     Allowed { id: "status-image", applies: |case| case.is_in("ContainerStatus", &[".status.image."]) },
     Allowed {
         id: "status-pod",
         applies: |case| {
             case.is("PodSandboxStatus", ".timestamp")
+                || case.is("PodSandboxStatus", ".info")
                 || case.is("PodSandboxStatus", ".status.linux.namespaces.options")
         },
     },
@@ -135,21 +141,33 @@ pub(crate) const ALL: &[Allowed] = &[
         },
     },
     Allowed {
-        id: "pending-user-namespaces",
+        id: "user-namespaces",
         applies: |case| {
-            case.refused("Unimplemented", "", &["user namespace"])
-                || case.refused("InvalidArgument", "", &["user namespace", "uid mapping", "gid mapping"])
+            let words = ["user namespace", "uid mapping", "gid mapping", "is not mapped"];
+            case.refused("InvalidArgument", "Ok", &words)
+                || case.only_theirs(&["user namespace config for sandbox"])
         },
     },
-    Allowed { id: "pending-cdi", applies: |case| case.refused("Unimplemented", "", &["CDI"]) },
-    Allowed {
-        id: "pending-mounts",
-        applies: |case| case.refused("Unimplemented", "", &["id-mapped", "mount options"]),
-    },
+    Allowed { id: "pending-mounts", applies: |case| case.refused("Unimplemented", "", &["mount options"]) },
     Allowed { id: "pending-selinux", applies: |case| case.only_theirs(&["the format of 'level'"]) },
     Allowed {
-        id: "codes-image",
-        applies: |case| case.refused("FailedPrecondition", "NotFound", &["is not on this node"]),
+        id: "codes-inner",
+        applies: |case| {
+            let theirs = case.found.theirs.as_str().unwrap_or_default();
+            (case.refused("FailedPrecondition", "NotFound", &[])
+                || case.refused("InvalidArgument", "NotFound", &[]))
+                && ["resolve image", "invalid target container", "image volume"]
+                    .iter()
+                    .any(|word| theirs.contains(word))
+        },
+    },
+    Allowed {
+        id: "codes-order",
+        applies: |case| {
+            // Of two things that are wrong the two may see another one first.
+            case.refused("Unknown", "InvalidArgument", &[])
+                && case.asks("/container/labels", |text| text.len() > 4000)
+        },
     },
     Allowed { id: "codes-arguments", applies: |case| case.refused("InvalidArgument", "Unknown", &[]) },
     Allowed { id: "codes-state", applies: |case| case.refused("FailedPrecondition", "Unknown", &[]) },
@@ -174,8 +192,13 @@ pub(crate) const ALL: &[Allowed] = &[
     Allowed {
         id: "mount-arguments",
         applies: |case| {
-            let words =
-                ["is not absolute", "no container_path", "image_sub_path without an image", "permissions"];
+            let words = [
+                "is not absolute",
+                "no container_path",
+                "image_sub_path without an image",
+                "permissions",
+                "mappings",
+            ];
             case.refused("InvalidArgument", "Ok", &words)
         },
     },

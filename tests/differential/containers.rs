@@ -15,12 +15,13 @@ pub(crate) const TARGET: &str = "{target}";
 /// Stands for the id of an image, before its reference.
 pub(crate) const IMAGE_ID: &str = "{id-of}";
 
-/// A container of `pod`.
+/// A container of `pod`, which has a container that runs, or none.
 pub(crate) fn container(
     random: &mut Random,
     world: &World,
     pod: &PodSandboxConfig,
     number: usize,
+    has_target: bool,
 ) -> ContainerConfig {
     let (command, args) = command(random);
     let image = random.maybe(99, |random| image(random, world));
@@ -65,7 +66,7 @@ pub(crate) fn container(
         tty: random.chance(20),
         linux: random.maybe(96, |random| LinuxContainerConfig {
             resources: random.maybe(70, resources),
-            security_context: random.maybe(92, |random| context(random, world, pod)),
+            security_context: random.maybe(92, |random| context(random, world, pod, has_target)),
         }),
         windows: None,
         cdi_devices: random
@@ -114,7 +115,7 @@ fn command(random: &mut Random) -> (Vec<String>, Vec<String>) {
 }
 
 fn image(random: &mut Random, world: &World) -> ImageSpec {
-    let known = random.pick(&world.images);
+    let known = world.image(random);
     let image = match random.below(80) {
         0 => String::new(),
         1 => "registry.test/none:1".to_owned(),
@@ -177,7 +178,7 @@ fn mount(random: &mut Random, world: &World) -> Mount {
         gid_mappings: random.maybe(1, |_| mapping()).unwrap_or_default(),
         recursive_read_only: random.chance(2),
         image: None,
-        image_sub_path: if random.chance(2) { "sub".into() } else { String::new() },
+        image_sub_path: if random.chance(1) { "sub".into() } else { String::new() },
         mount_options: random.maybe(1, |_| vec!["noexec".to_owned()]).unwrap_or_default(),
     }
 }
@@ -217,9 +218,9 @@ fn device(random: &mut Random, world: &World) -> Device {
     let host_path = match random.below(28) {
         0 => world.path("null"),
         1 => world.path("fifo"),
-        2 => world.path("file"),
+        2 if random.chance(20) => world.path("file"),
         3 => world.path("devices"),
-        4 => "/dev/not-there".to_owned(),
+        4 if random.chance(20) => "/dev/not-there".to_owned(),
         5 => "/dev/net".to_owned(),
         6 => "/dev/fuse".to_owned(),
         7 => "/dev/./null".to_owned(),
@@ -237,7 +238,12 @@ fn device(random: &mut Random, world: &World) -> Device {
 }
 
 #[allow(deprecated)] // the text forms are still understood
-fn context(random: &mut Random, world: &World, pod: &PodSandboxConfig) -> LinuxContainerSecurityContext {
+fn context(
+    random: &mut Random,
+    world: &World,
+    pod: &PodSandboxConfig,
+    has_target: bool,
+) -> LinuxContainerSecurityContext {
     let may_be_privileged = pod
         .linux
         .as_ref()
@@ -248,6 +254,7 @@ fn context(random: &mut Random, world: &World, pod: &PodSandboxConfig) -> LinuxC
             random.word(&["/proc/kcore", "/proc/keys", "/sys/firmware", "/not/there", "", "relative"])
         })
     };
+    let user = random.maybe(25, id);
     LinuxContainerSecurityContext {
         capabilities: random.maybe(50, |random| Capability {
             add_capabilities: capabilities(random),
@@ -255,12 +262,13 @@ fn context(random: &mut Random, world: &World, pod: &PodSandboxConfig) -> LinuxC
             add_ambient_capabilities: if random.chance(10) { capabilities(random) } else { vec![] },
         }),
         privileged: random.chance(if may_be_privileged { 35 } else { 2 }),
-        namespace_options: namespace_options(random, pod),
+        namespace_options: namespace_options(random, pod, has_target),
         selinux_options: random.maybe(3, selinux),
-        run_as_user: random.maybe(25, id),
-        run_as_group: random.maybe(20, id),
+        run_as_user: user,
+        run_as_group: random.maybe(if user.is_some() { 40 } else { 2 }, id),
         run_as_username: if random.chance(12) {
-            random.word(&["web", "guest", "root", "root", "nobody-here", "web:staff", "33", "a:b:c", "+33"])
+            let odd = ["nobody-here", "web:staff", "33", "a:b:c", "+33"];
+            if random.chance(20) { random.word(&odd) } else { random.word(&["root", "guest"]) }
         } else {
             String::new()
         },
@@ -299,7 +307,11 @@ fn capabilities(random: &mut Random) -> Vec<String> {
 }
 
 /// The pod's own, with any pid mode, as the kubelet does it; or others.
-fn namespace_options(random: &mut Random, pod: &PodSandboxConfig) -> Option<NamespaceOption> {
+fn namespace_options(
+    random: &mut Random,
+    pod: &PodSandboxConfig,
+    has_target: bool,
+) -> Option<NamespaceOption> {
     match random.below(10) {
         0 => return None,
         1 => return Some(options(random, true)),
@@ -308,6 +320,9 @@ fn namespace_options(random: &mut Random, pod: &PodSandboxConfig) -> Option<Name
     let context = pod.linux.as_ref().and_then(|linux| linux.security_context.as_ref());
     let mut given = context.and_then(|context| context.namespace_options.clone()).unwrap_or_default();
     given.pid = random.pick(&[0, 0, 1, 1, 1, 2, 2, 3]);
+    if given.pid == NamespaceMode::Target as i32 && !has_target && random.chance(90) {
+        given.pid = NamespaceMode::Pod as i32;
+    }
     if given.pid == NamespaceMode::Target as i32 {
         given.target_id = random.word(&[TARGET, TARGET, TARGET, TARGET, "", "not-there"]);
     }

@@ -20,6 +20,7 @@ mod harness;
 mod allowed;
 mod containers;
 mod document;
+mod host;
 mod images;
 mod normal;
 mod pairs;
@@ -60,8 +61,11 @@ async fn longshore_makes_of_a_request_what_the_plugin_makes_of_it() {
     let images: Vec<String> =
         images::all().iter().map(|(name, _)| format!("registry.test/{name}:1")).collect();
     let mut world = None;
+    // Every other seed has other options.
+    let make = |place: &harness::Place| World::make(place, images.clone(), seed % 2 == 0);
     let node = Node::with(Server::BuiltIn)
-        .plugin_config(|place| world.insert(World::make(place, images.clone())).plugin())
+        .id_mapping_runc()
+        .plugin_config(|place| world.insert(make(place)).plugin())
         .start()
         .await;
     let world = world.expect("made with the node");

@@ -145,9 +145,6 @@ impl Asked<'_> {
         };
         let code = |text: &str| text.split(':').next().unwrap_or_default().to_owned();
         let (a, b) = (text(&ours), text(&theirs));
-        if std::env::var_os("DBG").is_some() && a != "Ok" {
-            eprintln!("DBG {} {a} || {b}", self.call);
-        }
         *report.calls.entry(format!("{} {} / {}", self.call, code(&a), code(&b))).or_default() += 1;
         if code(&a) != code(&b) {
             self.compare(&json!({ "code": a }), &json!({ "code": b }), report);
@@ -235,17 +232,25 @@ struct InPod<'a> {
 impl InPod<'_> {
     async fn container(&mut self, random: &mut Random, world: &World, number: usize, report: &mut Report) {
         let pod = self.request.config.clone().unwrap_or_default();
-        let mut config = container(random, world, &pod, number);
+        let mut config = container(random, world, &pod, number, self.target.is_some());
         let starts = random.chance(35);
         if starts && random.chance(75) {
             tame(&mut config);
         }
         let update = random.maybe(20, resources);
-        let sandbox = random.maybe(98, |_| &pod);
+        // A client that says something else of the pod than what it is.
+        let mut sandbox = pod.clone();
+        let is_other = random.chance(2);
+        if is_other {
+            sandbox.hostname = "other".into();
+            sandbox.log_directory = "{logs}/other".into();
+            sandbox.metadata.get_or_insert_default().uid = "other".into();
+        }
+        let sandbox = random.maybe(99, |_| &sandbox);
         let (ours, theirs) = (&self.pair.ours, &self.pair.theirs);
         let target =
             |of: fn(&(String, String)) -> &String| self.target.as_ref().map(|both| of(both).as_str());
-        let asked = |call| self.asked(call, &config, number);
+        let asked = |call| self.asked(call, &config, is_other, number);
         let results = tokio::join!(
             ours.create(self.ids.0, sandbox, &config, target(|both| &both.0)),
             theirs.create(self.ids.1, sandbox, &config, target(|both| &both.1)),
@@ -279,7 +284,9 @@ impl InPod<'_> {
         let (Some(()), Some(())) = asked("StartContainer").both(results.0, results.1, report) else { return };
         let (status, other) =
             (ours.container_status(&a, &words.0).await, theirs.container_status(&b, &words.1).await);
-        if let (Some(ours), Some(theirs)) = (process(status.1, &words.0), process(other.1, &words.1)) {
+        if let (Some(ours), Some(theirs)) =
+            (process(status.1, &words.0).await, process(other.1, &words.1).await)
+        {
             asked("process").compare(&ours, &theirs, report);
             if self.target.is_none() {
                 self.words.0.add_pid(&status.1.into(), "{target}");
@@ -292,8 +299,17 @@ impl InPod<'_> {
         }
     }
 
-    fn asked(&self, call: &'static str, config: &ContainerConfig, number: usize) -> Asked<'_> {
-        let request = json!({ "handler": self.request.runtime_handler, "pod": self.request.config, "container": config });
+    fn asked(
+        &self,
+        call: &'static str,
+        config: &ContainerConfig,
+        is_other: bool,
+        number: usize,
+    ) -> Asked<'_> {
+        let request = json!({
+            "handler": self.request.runtime_handler, "pod": self.request.config, "container": config,
+            "another_pod_config": is_other,
+        });
         Asked { call, name: format!("container {number}"), request, version: &self.pair.version }
     }
 

@@ -163,11 +163,12 @@ fn sysctl(random: &mut Random) -> (String, String) {
 
 #[allow(deprecated)] // the text form is still understood
 fn context(random: &mut Random, world: &World) -> LinuxSandboxSecurityContext {
+    let user = random.maybe(25, id);
     LinuxSandboxSecurityContext {
         namespace_options: random.maybe(85, |random| options(random, false)),
         selinux_options: random.maybe(4, selinux),
-        run_as_user: random.maybe(25, id),
-        run_as_group: random.maybe(20, id),
+        run_as_group: random.maybe(if user.is_some() { 40 } else { 2 }, id),
+        run_as_user: user,
         readonly_rootfs: random.chance(20),
         supplemental_groups: groups(random),
         supplemental_groups_policy: if random.chance(2) { 7 } else { random.pick(&[0, 0, 0, 1]) },
@@ -189,11 +190,15 @@ pub(crate) fn options(random: &mut Random, odd: bool) -> NamespaceOption {
         pid: mode(random, &[0, 1, 1, 2]),
         ipc: mode(random, &[0, 0, 0, 2]),
         target_id: String::new(),
-        userns_options: random.maybe(2, user_namespace),
+        userns_options: random.maybe(if odd { 2 } else { 8 }, user_namespace),
     }
 }
 
 fn user_namespace(random: &mut Random) -> UserNamespace {
+    if random.chance(60) {
+        let mapping = vec![IdMapping { host_id: 200_000, container_id: 0, length: 65536 }];
+        return UserNamespace { mode: NamespaceMode::Pod as i32, uids: mapping.clone(), gids: mapping };
+    }
     let mapping = |random: &mut Random| {
         random.some(2, |random| IdMapping {
             host_id: random.pick(&[0, 100_000]),

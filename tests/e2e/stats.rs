@@ -257,8 +257,8 @@ async fn the_plugin_tells_the_same() {
     let version = node.containerd_version();
     if (version.major, version.minor) >= (1, 7) {
         let their_pod = linux(&plugin, &pod.id).await;
-        memory(our_pod.memory.clone(), their_pod.memory.clone());
-        cpu(our_pod.cpu.clone(), their_pod.cpu.clone());
+        memory(our_pod.memory, their_pod.memory);
+        cpu(our_pod.cpu, their_pod.cpu);
         let count = |stats: &LinuxPodSandboxStats| stats.process.expect("processes").process_count;
         assert_eq!(count(&our_pod), count(&their_pod));
         let (a, b) = (our_pod.network.expect("a network"), their_pod.network.expect("a network"));

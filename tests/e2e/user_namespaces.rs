@@ -14,7 +14,7 @@ use longshore::sys::netns;
 use tonic::{Code, Request};
 
 use crate::harness::images::{Image, Layer};
-use crate::harness::{Node, Pod, Server, id_mappings};
+use crate::harness::{Node, Pod, Server, id_mappings, wait_until};
 
 const UID: u32 = 1_000_000;
 const GID: u32 = 2_000_000;
@@ -129,6 +129,33 @@ async fn a_pod_with_a_user_namespace_survives_a_kill_and_leaves_nothing() {
     pod.stop().await.expect("stopped");
     assert!(!netns::is_alive(&pin));
     node.remove_all().await;
+    node.finish().await;
+}
+
+/// REC-16, D5: neither namespaces nor snapshots are left of a pod that was cut off.
+#[tokio::test]
+async fn a_pod_with_a_user_namespace_that_was_cut_off_is_rolled_back() {
+    let script = "#!/bin/sh\n[ \"$CNI_COMMAND\" = ADD ] || exit 0\ntouch {folder}/reached\n\
+                  until [ -e {folder}/gone-on ]; do sleep 0.05; done\ncat >/dev/null\n\
+                  echo '{\"cniVersion\":\"1.0.0\",\"ips\":[{\"address\":\"{network}.99/24\"}]}'\n";
+    let mut list = crate::harness::cni::bridge();
+    list["plugins"].as_array_mut().expect("a list").push(serde_json::json!({ "type": "gate" }));
+    let node = Node::with(Server::Longshore).id_mapping_runc().cni(list).plugin("gate", script);
+    let node = node.config(NATIVE).start().await;
+    let builder = node.pod("a").handler("native").user_namespace(UID, GID);
+    let running = {
+        let builder = builder.clone();
+        tokio::spawn(async move { builder.run().await.map(drop) })
+    };
+    let reached = node.place().path("reached");
+    wait_until("the plugin", async || reached.exists()).await;
+    node.longshore().kill().await;
+    running.await.expect("no panic").expect_err("the server is gone");
+    std::fs::write(node.place().path("gone-on"), "").expect("a file");
+    node.longshore().start().await;
+    wait_until("the end of the cut-off pod", async || node.pods().await.expect("pods").is_empty()).await;
+    let pod = builder.run().await.expect("the kubelet's next attempt");
+    pod.remove().await.expect("removed");
     node.finish().await;
 }
 

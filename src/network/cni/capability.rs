@@ -19,7 +19,7 @@ use serde_json::{Map, Value, json};
 
 use super::quantity;
 use crate::error::{Result, invalid};
-use crate::proto::cri::{PodSandboxConfig, Protocol};
+use crate::proto::cri::{PodSandboxConfig, PortMapping, Protocol};
 
 /// Bits per second below and above which a bandwidth is taken for a mistake.
 const BANDWIDTH_MIN: u128 = 1_000;
@@ -53,8 +53,13 @@ pub(crate) fn check_args(args: &[(String, String)]) -> Result<()> {
 /// The values of all capabilities.
 ///
 /// # Errors
-/// InvalidArgument for a bandwidth that is unreadable or unreasonable.
+/// InvalidArgument for a bandwidth that is unreadable or unreasonable, and for a protocol of
+/// no known number.
 pub(crate) fn capability_args(config: &PodSandboxConfig) -> Result<Map<String, Value>> {
+    let is_unknown = |mapping: &&PortMapping| Protocol::try_from(mapping.protocol).is_err();
+    if let Some(mapping) = config.port_mappings.iter().find(is_unknown) {
+        return Err(invalid(format!("port mapping: protocol {} is not known", mapping.protocol)));
+    }
     let mut args = unchecked(config);
     if let Some(bandwidth) = bandwidth(&config.annotations)? {
         args.insert("bandwidth".to_owned(), bandwidth);
@@ -135,7 +140,7 @@ fn rate(annotations: &BTreeMap<String, String>, key: &str) -> Result<Option<u64>
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::proto::cri::{DnsConfig, LinuxPodSandboxConfig, PodSandboxMetadata, PortMapping};
+    use crate::proto::cri::{DnsConfig, LinuxPodSandboxConfig, PodSandboxMetadata};
 
     fn port(protocol: Protocol, host_port: i32, host_ip: &str) -> PortMapping {
         PortMapping { protocol: protocol.into(), container_port: 80, host_port, host_ip: host_ip.to_owned() }
@@ -144,6 +149,14 @@ mod tests {
     fn annotated(pairs: &[(&str, &str)]) -> PodSandboxConfig {
         let annotations = pairs.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect();
         PodSandboxConfig { annotations, ..Default::default() }
+    }
+
+    #[test]
+    fn a_protocol_of_no_known_number_is_refused() {
+        let mut mapping = port(Protocol::Tcp, 80, "");
+        mapping.protocol = 9;
+        let config = PodSandboxConfig { port_mappings: vec![mapping], ..Default::default() };
+        assert!(capability_args(&config).is_err_and(|error| error.message().contains("protocol 9")));
     }
 
     #[test]

@@ -179,8 +179,8 @@ impl<T: AsyncRead + AsyncWrite + Send + Unpin> Task<T> {
         let deliver = std::future::poll_fn(|cx| {
             ready.register(cx);
             streams.retain(|_, stream| {
-                stream.inlet.poll(&mut stream.signal.context());
                 stream.signal.clear();
+                stream.inlet.poll(&mut stream.signal.context());
                 !stream.is_over()
             });
             if streams.is_empty() { Poll::Ready(()) } else { Poll::Pending }

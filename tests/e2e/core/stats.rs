@@ -55,7 +55,7 @@ async fn with_rate(node: &Node, id: &str) -> ContainerStats {
         let filter = ContainerStatsFilter { id: id.to_owned(), ..Default::default() };
         let list = node.list_container_stats(Some(filter)).await.expect("a list");
         let stats = list.into_iter().next().expect("the container");
-        let cpu = stats.cpu.clone().expect("cpu");
+        let cpu = stats.cpu.expect("cpu");
         cpu.usage_nano_cores.is_some_and(|rate| rate.value > 0).then_some(stats)
     })
     .await

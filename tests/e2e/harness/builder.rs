@@ -136,8 +136,10 @@ impl<'a> Builder<'a> {
         std::fs::create_dir_all(&hosts).expect("a folder");
         std::fs::write(hosts.join("hosts.toml"), registry.hosts()).expect("a file");
 
-        let more = self.plugin_config.map(|make| make(&place)).unwrap_or_default();
-        let containerd = Containerd::new(&place, self.runc.clone(), more);
+        let mut containerd = Containerd::new(&place, self.runc.clone());
+        if let Some(make) = self.plugin_config {
+            containerd.more = make(&place);
+        }
         let mut settings = self.settings;
         if self.uses_plugin_folders {
             let (root, state) = containerd.plugin_folders();

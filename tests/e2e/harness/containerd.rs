@@ -55,13 +55,12 @@ pub(crate) struct Containerd {
     channel: Channel,
     process: Mutex<Option<Process>>,
     /// Keys and tables of the CRI plugin's configuration, besides the usual ones.
-    more: (String, String),
+    pub(super) more: (String, String),
 }
 
 impl Containerd {
-    /// The one of this machine, not started yet; with another runc, in that folder, and more
-    /// configuration of its plugin.
-    pub(crate) fn new(place: &Arc<Place>, runc: Option<PathBuf>, more: (String, String)) -> Containerd {
+    /// The one of this machine, not started yet; with another runc, in that folder.
+    pub(crate) fn new(place: &Arc<Place>, runc: Option<PathBuf>) -> Containerd {
         let binary = binary();
         let told = Command::new(&binary).arg("--version").output();
         let told = told.unwrap_or_else(|error| panic!("{}: {error}", binary.display()));
@@ -70,7 +69,8 @@ impl Containerd {
         let socket = format!("unix://{}", place.text("c.sock"));
         let channel =
             Endpoint::from_shared(socket).expect("an address").timeout(patient(LIMIT)).connect_lazy();
-        Containerd { place: place.clone(), binary, runc, version, channel, process: Mutex::new(None), more }
+        let (process, more) = (Mutex::new(None), Default::default());
+        Containerd { place: place.clone(), binary, runc, version, channel, process, more }
     }
 
     /// Its program, of which the shims are neighbours.
@@ -266,7 +266,7 @@ pub(crate) fn prefer_newest_containerd() {
     if std::env::var_os("LONGSHORE_TEST_CONTAINERD").is_some() {
         return;
     }
-    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fetch.sh");
+    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fetch-containerd.sh");
     let done = Command::new(script).arg("sid").output().expect("the script runs");
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).trim().to_owned();
     assert!(done.status.success(), "{script}: {}", text(&done.stderr));

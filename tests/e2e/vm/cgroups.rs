@@ -40,9 +40,10 @@ async fn cgroups_have_the_names_that_node_tools_look_for() {
     assert_eq!(found.display().to_string(), of(&container.id));
     assert_eq!(cgroup_of(pause_pid(&pod).await).display().to_string(), of(&pod.id));
     let before = std::fs::read_to_string(found.join("cgroup.procs")).expect("a list").lines().count();
+    container.sh("mkfifo /tmp/wait").await;
     let exec = container.clone();
     let runs = tokio::spawn(async move { exec.exec(["sh", "-c", "touch /tmp/on; cat /tmp/wait"]).await });
-    container.sh("mkfifo /tmp/wait; until [ -e /tmp/on ]; do usleep 20000; done").await;
+    container.sh("until [ -e /tmp/on ]; do usleep 20000; done").await;
     let during = std::fs::read_to_string(found.join("cgroup.procs")).expect("a list").lines().count();
     assert!(during > before, "{before} before, {during} during");
     container.sh("echo > /tmp/wait").await;

@@ -143,7 +143,7 @@ impl<T: AsyncRead + AsyncWrite + Send + Unpin> Task<T> {
         let len = piece.len();
         let Some(stream) = self.streams.get_mut(&id) else {
             // Of a stream that is over there may be data on the way.
-            if id > self.last_id || id % 2 == 0 {
+            if id > self.last_id || id.is_multiple_of(2) {
                 frame::reset(&mut self.control, id, Status::InvalidStream);
             }
             return self.credit_connection(len);
@@ -180,7 +180,7 @@ impl<T: AsyncRead + AsyncWrite + Send + Unpin> Task<T> {
         unidirectional: bool,
         headers: Result<Headers, Bad>,
     ) -> Result<(), Fault> {
-        if id % 2 == 0 {
+        if id.is_multiple_of(2) {
             return Err(Fault::protocol("a stream with an even id"));
         }
         if id < self.last_id {

@@ -113,7 +113,7 @@ async fn what_we_send_goes_on_while_a_stream_is_not_read() {
     });
     stuck.outgoing.send(Bytes::from_static(b"out")).await.expect("sent");
     let mut received = Vec::new();
-    while !received.ends_with(b"out") {
+    while !received.windows(3).any(|bytes| bytes == b"out") {
         assert!(read.read_buf(&mut received).await.expect("read") > 0);
     }
     connection.handle().close().await;
@@ -131,7 +131,8 @@ async fn a_client_that_asks_and_does_not_listen_is_not_read_any_more() {
     // In the pipe there and back, in the server's buffers: what is beyond makes the client wait.
     let mut written = 0;
     loop {
-        let write = client.io.write(&wire);
+        // From where the last frame was cut.
+        let write = client.io.write(&wire[written % 12..]);
         match futures_util::future::select(std::pin::pin!(write), std::pin::pin!(quiet())).await {
             futures_util::future::Either::Left((len, _)) => written += len.expect("written"),
             futures_util::future::Either::Right(_) => break,

@@ -2,12 +2,15 @@
 # Unpacks the containerd of one of Debian's suites into a cache folder, if it is not there
 # or a day old, and prints the folder that it is in. Nothing is installed.
 #
-#   tests/fetch.sh SUITE
+#   tests/fetch-containerd.sh SUITE
 #
 # LONGSHORE_TEST_CACHE: the folder.
 set -eu
-suite=$1
 cd "$(dirname "$0")"
 . ./debian.sh
-unpack "$suite" root containerd >&2
-echo "$cache/$suite/root/usr/bin"
+# Tests ask for it at the same time.
+mkdir -p "$cache"
+exec 9>"$cache/containerd.lock"
+flock 9
+unpack "$1" root containerd >&2
+echo "$cache/$1/root/usr/bin"
