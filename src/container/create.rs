@@ -77,6 +77,7 @@ impl Containers {
             return Err(invalid("the pod sandbox config has no metadata"));
         }
         pod.require_ready()?;
+        process::check_stop_signal(&config)?;
         let modes = Modes::of_container(&pod.config, &config)?;
         let features = self.features_of(self.handler_of(&pod)?);
         mounts::check(&config.mounts, features)?;

@@ -246,7 +246,9 @@ impl InPod<'_> {
             sandbox.log_directory = "{logs}/other".into();
             sandbox.metadata.get_or_insert_default().uid = "other".into();
         }
-        let sandbox = random.maybe(99, |_| &sandbox);
+        // Older plugins end with their containerd where there is none.
+        let may_lack = (self.pair.version.major, self.pair.version.minor) >= (2, 3);
+        let sandbox = random.maybe(99, |_| &sandbox).or((!may_lack).then_some(&sandbox));
         let (ours, theirs) = (&self.pair.ours, &self.pair.theirs);
         let target =
             |of: fn(&(String, String)) -> &String| self.target.as_ref().map(|both| of(both).as_str());
