@@ -170,8 +170,18 @@ pub(crate) const ALL: &[Allowed] = &[
                 || case.only_theirs(&["user namespace config for sandbox"])
         },
     },
-    Allowed { id: "pending-mounts", applies: |case| case.refused("Unimplemented", "", &["mount options"]) },
-    Allowed { id: "pending-selinux", applies: |case| case.only_theirs(&["the format of 'level'"]) },
+    Allowed {
+        id: "mount-options",
+        applies: |case| {
+            let has_options = case.request.to_string().contains("\"mount_options\":[");
+            let path = case.found.path.as_str();
+            has_options
+                && (path.ends_with(".mount_options")
+                    || case.is("container", ".spec.mounts[].options")
+                    || case.is("process", ".mounts[]")
+                    || case.refused("", "Ok", &["option"]))
+        },
+    },
     Allowed {
         id: "codes-inner",
         applies: |case| {

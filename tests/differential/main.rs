@@ -87,6 +87,7 @@ async fn longshore_makes_of_a_request_what_the_plugin_makes_of_it() {
     let report = reports.into_iter().fold(Report::default(), Report::and);
     println!("seed {seed}, containerd {}: {}", node.containerd_version(), report.summary());
     remove_leftovers();
+    world.end();
     let failures = report.failures(seed);
     drop(pair);
     drop(beside);
