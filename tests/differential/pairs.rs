@@ -11,7 +11,7 @@ use tonic::Status;
 
 use crate::allowed::{self, Case};
 use crate::containers::{container, tame};
-use crate::harness::Version;
+use crate::harness::{Version, wait_until};
 use crate::normal::{Found, Words, compare};
 use crate::pods::{pod, resources};
 use crate::random::Random;
@@ -191,8 +191,9 @@ impl Pair {
         }
         for (side, id) in [(&self.ours, &ids.0), (&self.theirs, &ids.1)] {
             if let Some(id) = id {
-                side.cri.stop_pod(id).await.expect("a pod is stopped");
-                side.cri.remove_pod(id).await.expect("a pod is removed");
+                // As the kubelet does it: again, if the machine was too busy.
+                wait_until("the stop of a pod", async || side.cri.stop_pod(id).await.is_ok()).await;
+                wait_until("the removal of a pod", async || side.cri.remove_pod(id).await.is_ok()).await;
             }
         }
         report

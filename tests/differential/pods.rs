@@ -185,12 +185,15 @@ pub(crate) fn options(random: &mut Random, odd: bool) -> NamespaceOption {
     let mode = |random: &mut Random, usual: &[i32]| {
         if random.chance(percent) { random.pick(&[0, 1, 2, 3, 9, -1]) } else { random.pick(usual) }
     };
+    let userns_options = random.maybe(if odd { 2 } else { 8 }, user_namespace);
+    // With a user namespace neither pid nor IPC can be the host's.
+    let node = if userns_options.is_some() { 0 } else { 2 };
     NamespaceOption {
         network: mode(random, &[0, 0, 0, 2]),
-        pid: mode(random, &[0, 1, 1, 2]),
-        ipc: mode(random, &[0, 0, 0, 2]),
+        pid: mode(random, &[0, 1, 1, node]),
+        ipc: mode(random, &[0, 0, 0, node]),
         target_id: String::new(),
-        userns_options: random.maybe(if odd { 2 } else { 8 }, user_namespace),
+        userns_options,
     }
 }
 
