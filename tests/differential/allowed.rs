@@ -170,8 +170,16 @@ pub(crate) const ALL: &[Allowed] = &[
                 || case.only_theirs(&["user namespace config for sandbox"])
         },
     },
-    Allowed { id: "pending-mounts", applies: |case| case.refused("Unimplemented", "", &["mount options"]) },
-    Allowed { id: "pending-selinux", applies: |case| case.only_theirs(&["the format of 'level'"]) },
+    Allowed {
+        id: "mount-options",
+        applies: |case| {
+            case.asks("/container/mounts", |key| key == "mount_options")
+                && (case.found.path.contains(".mount_options")
+                    || case.is_in("container", &[".spec.mounts"])
+                    || case.is_in("process", &[".mounts"])
+                    || case.refused("InvalidArgument", "", &["mount option"]))
+        },
+    },
     Allowed {
         id: "codes-inner",
         applies: |case| {

@@ -62,7 +62,7 @@ async fn longshore_makes_of_a_request_what_the_plugin_makes_of_it() {
         images::all().iter().map(|(name, _)| format!("registry.test/{name}:1")).collect();
     let mut world = None;
     // Every other seed has other options.
-    let make = |place: &harness::Place| World::make(place, images.clone(), seed % 2 == 0);
+    let make = |place: &harness::Place| World::make(place, images.clone(), seed.is_multiple_of(2));
     let node = Node::with(Server::BuiltIn)
         .id_mapping_runc()
         .plugin_config(|place| world.insert(make(place)).plugin())
@@ -86,7 +86,7 @@ async fn longshore_makes_of_a_request_what_the_plugin_makes_of_it() {
         .await;
     let report = reports.into_iter().fold(Report::default(), Report::and);
     println!("seed {seed}, containerd {}: {}", node.containerd_version(), report.summary());
-    remove_leftovers();
+    remove_leftovers(&world);
     let failures = report.failures(seed);
     drop(pair);
     drop(beside);
@@ -137,11 +137,17 @@ fn folders(netns: PathBuf, root: PathBuf, state: PathBuf, logs: &Path) -> Vec<(P
     ]
 }
 
-/// Parents of cgroups that runc makes and leaves, if nobody else is in there.
-fn remove_leftovers() {
+/// What the kubelet would remove, or runc makes and leaves, if nobody else is in there: parents
+/// of cgroups; and the mount of the test itself.
+fn remove_leftovers(world: &World) {
+    longshore::sys::mount::unmount_below(&world.folder).expect("unmounted");
     for controller in std::fs::read_dir("/sys/fs/cgroup").into_iter().flatten().flatten() {
         for namespace in ["k8s.io", "longshore-beside"] {
             let _ = std::fs::remove_dir(controller.path().join(namespace));
+        }
+        let pods = controller.path().join(world.cgroup.trim_start_matches('/'));
+        for pod in std::fs::read_dir(pods).into_iter().flatten().flatten() {
+            let _ = std::fs::remove_dir(pod.path().join("b"));
         }
     }
 }

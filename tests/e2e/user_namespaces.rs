@@ -238,7 +238,7 @@ async fn an_image_with_owners_that_are_not_mapped_is_refused() {
         let user = context.namespace_options.as_mut().expect("options").userns_options.as_mut();
         let map = IdMapping { host_id: UID, container_id: 0, length: 100_000 };
         let user = user.expect("options");
-        (user.uids, user.gids) = (vec![map.clone()], vec![map]);
+        (user.uids, user.gids) = (vec![map], vec![map]);
     });
     let wide = wide.run().await.expect("a pod");
     let container = wide.container("c").image(&id).forever().run().await.expect("a container");
