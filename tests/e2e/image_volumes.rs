@@ -86,7 +86,7 @@ async fn errors_begin_with_the_word_that_the_kubelet_reads() {
         (Mount { readonly: false, ..good.clone() }, Code::InvalidArgument),
         (Mount { host_path: "/srv".into(), ..good.clone() }, Code::InvalidArgument),
         (Mount { propagation: 2, ..good.clone() }, Code::InvalidArgument),
-        (Mount { uid_mappings: vec![Default::default()], ..good.clone() }, Code::Unimplemented),
+        (Mount { uid_mappings: vec![Default::default()], ..good.clone() }, Code::InvalidArgument),
         (image_mount("registry.test/not-there:1", "/volume"), Code::FailedPrecondition),
         (Mount { image_sub_path: "not-there".into(), ..good.clone() }, Code::FailedPrecondition),
     ] {
