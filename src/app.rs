@@ -111,6 +111,11 @@ async fn build(config: Arc<Config>, paths: Paths, flow: Flow) -> anyhow::Result<
         Containerd::new(&file.containerd.address, &file.containerd.namespace, config.call_timeout())?;
     let keeper = Keeper::new(std::env::current_exe()?, &file.state, KeeperOptions::default());
     let mut host = gather::host(config.restrict_oom_score_adj);
+    if !file.sandbox.enable_selinux {
+        host.selinux = None;
+    } else if host.selinux.is_none() {
+        warn!("sandbox.enable_selinux has no effect: SELinux is not in force here");
+    }
     if file.container.disable_apparmor {
         host.apparmor = Support::Disabled;
     }

@@ -68,6 +68,13 @@ pub(crate) fn random_hex<const BYTES: usize>() -> String {
     hex(&bytes)
 }
 
+/// A random number below `limit`, which is small against 2⁶⁴.
+pub(crate) fn random_below(limit: u32) -> u32 {
+    let mut bytes = [0u8; 8];
+    getrandom::fill(&mut bytes).expect("the kernel gives random bytes");
+    u32::try_from(u64::from_ne_bytes(bytes) % u64::from(limit.max(1))).expect("below a u32")
+}
+
 /// Lowercase hexadecimal digits.
 pub(crate) fn hex(bytes: &[u8]) -> String {
     use fmt::Write;

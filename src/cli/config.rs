@@ -48,7 +48,10 @@ pub(super) fn run(arguments: Arguments) -> anyhow::Result<()> {
     match arguments.command {
         Command::Default => print!("{DEFAULT}"),
         Command::Check { file } => {
-            Config::load(Some(&file), &Overrides::default())?;
+            let config = Config::load(Some(&file), &Overrides::default())?;
+            for handler in &config.handlers {
+                crate::spec::base(handler)?;
+            }
             println!("{}: the configuration is valid", file.display());
         }
         Command::Import { file, containerd_version } => import(&file, containerd_version)?,

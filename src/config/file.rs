@@ -117,6 +117,10 @@ pub struct Sandbox {
     /// yes, no or auto: never ask for an OOM score below the server's own. auto means
     /// yes exactly where the server lacks CAP_SYS_RESOURCE.
     pub restrict_oom_score_adj: String,
+    /// Set the labels of SELinux, where it is in force (SBX-33).
+    pub enable_selinux: bool,
+    /// Categories that the levels of pods are made of: those below this number.
+    pub selinux_category_range: u32,
     /// Bytes of a pod's /dev/shm.
     pub shm_bytes: u64,
     /// Seconds that making a pod's task may take.
@@ -337,6 +341,8 @@ impl Default for Sandbox {
             unprivileged_ports: true,
             unprivileged_icmp: true,
             restrict_oom_score_adj: "auto".into(),
+            enable_selinux: false,
+            selinux_category_range: 1024,
             shm_bytes: 64 << 20,
             start_timeout_s: 220,
         }

@@ -433,6 +433,9 @@ fn bounds(file: &File) -> Result<(), Problem> {
     if stream.tls_cert_file.as_os_str().is_empty() != stream.tls_key_file.as_os_str().is_empty() {
         return Err(problem("stream.tls_cert_file", "goes with stream.tls_key_file: both or neither"));
     }
+    if !(2..=1024).contains(&file.sandbox.selinux_category_range) {
+        return Err(problem("sandbox.selinux_category_range", "must be 2 to 1024"));
+    }
     let positive = [
         ("stream.idle_timeout_s", file.stream.idle_timeout_s),
         ("stream.creation_timeout_s", file.stream.creation_timeout_s),
@@ -540,7 +543,7 @@ mod tests {
         let path = options("TypeUrl = \"io.vm.options\"\nConfigPath = \"/etc/vm.toml\"\n");
         assert_eq!((path.type_url.as_str(), path.config_path.as_str()), ("io.vm.options", "/etc/vm.toml"));
         assert!(path.config_body.is_empty());
-        let body = options("debug = true\n[inner]\na = 1\n");
+        let body = options("debug = true\ninner = { a = 1 }\n");
         assert!(body.config_path.is_empty());
         let body = String::from_utf8(body.config_body).expect("text");
         assert_eq!(body.parse::<toml::Table>(), "debug = true\ninner = { a = 1 }".parse());

@@ -12,6 +12,7 @@ use prost::Message;
 use tracing::info;
 
 use super::files::remove_folder;
+use super::labels::{self, Labelled};
 use super::{Containers, image_volumes, volumes};
 use crate::config::Handler;
 use crate::containerd::ContainerRecord;
@@ -20,7 +21,7 @@ use crate::flow::{self, Stage, Undo};
 use crate::ids::{self, ContainerId};
 use crate::image::Image;
 use crate::proto::cri::{ContainerConfig, ContainerState, CreateContainerRequest};
-use crate::spec::{self, ContainerInput, Modes, Spec, annotations, gather, mounts, paths, process};
+use crate::spec::{self, ContainerInput, Modes, Spec, annotations, gather, mounts, paths, process, selinux};
 use crate::state::container::{Status, now};
 use crate::state::record::{self, ContainerMetadata};
 use crate::state::{Container, Pod};
@@ -54,6 +55,7 @@ struct Creation {
     volume_images: Vec<Option<Arc<Image>>>,
     handler: Handler,
     target_pid: Option<u32>,
+    labels: Labelled,
     /// Names of CDI devices.
     devices: Vec<String>,
 }
@@ -75,9 +77,11 @@ impl Containers {
             return Err(invalid("the pod sandbox config has no metadata"));
         }
         pod.require_ready()?;
+        process::check_stop_signal(&config)?;
         let modes = Modes::of_container(&pod.config, &config)?;
         let features = self.features_of(self.handler_of(&pod)?);
-        mounts::check(&config.mounts, features, || self.host.selinux)?;
+        mounts::check(&config.mounts, features)?;
+        labels::asked_by_container(&config, &pod)?;
         let pod_metadata = pod.config.metadata.clone().unwrap_or_default();
         let name = ids::container_name(metadata, &pod_metadata);
         let (this, key) = (self.clone(), name.clone());
@@ -158,8 +162,9 @@ impl Containers {
         let volume_images = image_volumes::resolve(&self.images, &mut config.mounts)?;
         let devices = self.cdi.asked(&config)?;
         let target_pid = spec::pid_target(&config).map(|target| self.target_pid(&pod, target)).transpose()?;
+        let labels = self.labelled(&labels::asked_by_container(&config, &pod)?)?;
         let maps = modes.user;
-        Ok(Creation { id, pod, config, maps, image, volume_images, handler, target_pid, devices })
+        Ok(Creation { id, pod, config, maps, image, volume_images, handler, target_pid, labels, devices })
     }
 
     /// The pid of the container whose pid namespace is joined (OCI-22).
@@ -219,7 +224,8 @@ impl Containers {
         let host = self.host_now(config, pod.status().pid).await?;
         let user_text = config.image.as_ref().map(|image| image.user_specified_image.as_str());
         let image_name = user_text.filter(|text| !text.is_empty()).unwrap_or_else(|| image.name());
-        let oci = spec::container(&ContainerInput {
+        let files = self.pod_files(pod, config);
+        let mut oci = spec::container(&ContainerInput {
             id: id.as_str(),
             config,
             pod_id: pod.id.as_str(),
@@ -232,10 +238,16 @@ impl Containers {
             namespace: &self.config.file.containerd.namespace,
             features: self.features_of(handler),
             host: &host,
-            files: &self.pod_files(pod, config),
+            files: &files,
             gathered: &gathered,
             options: &self.config.file.container,
         })?;
+        let context = config.linux.as_ref().and_then(|linux| linux.security_context.as_ref());
+        let privileged = context.is_some_and(|context| context.privileged);
+        self.label(&mut oci, &creation.labels, &handler.shim, privileged)?;
+        stage.set("labelling");
+        let paths = selinux::to_relabel(&config.mounts, &gathered.mounts, &files, &gathered.volumes);
+        self.relabel(paths, &creation.labels).await?;
         stage.set("recording");
         let container = self.record(&creation, name, &oci, &root).await?;
         self.store.add_container(container.clone());
@@ -294,6 +306,7 @@ impl Containers {
             image_ref: image.id.clone(),
             log_path,
             stop_signal: process::stop_signal(config, &image.config)?,
+            process_label: creation.labels.process().to_owned(),
             ..ContainerMetadata::default()
         };
         let limits = oci.linux.as_ref().and_then(|linux| linux.resources.clone()).unwrap_or_default();

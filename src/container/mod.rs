@@ -8,6 +8,7 @@ mod exit;
 mod features;
 mod files;
 mod image_volumes;
+pub(crate) mod labels;
 mod list;
 mod log;
 mod remove;

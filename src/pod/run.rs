@@ -19,6 +19,7 @@ use tracing::{error, info};
 
 use super::{Pods, files};
 use crate::config::{Handler, NetworkOrder};
+use crate::container::labels::{self, Labelled};
 use crate::container::remove_folder;
 use crate::containerd::{ContainerRecord, ContainerUpdate, Mount, TaskRequest};
 use crate::error::{Context, Result, invalid};
@@ -44,6 +45,7 @@ struct Creation {
     modes: Modes,
     netns: Option<PathBuf>,
     labels: HashMap<String, String>,
+    selinux: Labelled,
     image: Arc<Image>,
 }
 
@@ -63,6 +65,7 @@ impl Pods {
         let handler = self.choose_handler(&config, &request.runtime_handler)?;
         let modes = Modes::of_pod(&config)?;
         modes.require_startable(&handler.name, self.containers.features_of(&handler))?;
+        labels::asked_by_pod(&config)?;
         let name = ids::pod_name(metadata);
         let (this, key) = (self.clone(), name.clone());
         self.running
@@ -139,18 +142,20 @@ impl Pods {
         let image = self.containers.images.pause(&self.containers.flow).await.context(|| "pause image")?;
         let netns =
             (!modes.host_network()).then(|| netns::new_path(&self.containers.config.file.cni.netns_dir));
+        let selinux = self.containers.labelled(&labels::asked_by_pod(&config)?)?;
         let metadata = SandboxMetadata {
             id: id.to_string(),
             name: name.to_owned(),
             netns_path: netns.as_ref().map(|path| path.to_string_lossy().into_owned()).unwrap_or_default(),
             runtime_handler: asked_handler,
+            process_label: selinux.process().to_owned(),
             config,
             ..SandboxMetadata::default()
         };
         let config = Arc::new(metadata.config.clone());
         let labels =
             annotations::record_labels(&config.labels, &image.config.labels, annotations::KIND_SANDBOX);
-        Ok(Creation { metadata, id: id.clone(), config, handler, modes, netns, labels, image })
+        Ok(Creation { metadata, id: id.clone(), config, handler, modes, netns, labels, selinux, image })
     }
 
     async fn build(&self, mut creation: Creation, stage: &Stage) -> Result<PodId> {
@@ -396,7 +401,7 @@ impl Pods {
         let profile = spec::pause_seccomp(&creation.config, unset_seccomp)?;
         let local = flow::blocking(move || gather::local_seccomp(&profile)).await?;
         let sandbox = &containers.config.file.sandbox;
-        let spec = spec::pause(&PauseInput {
+        let mut spec = spec::pause(&PauseInput {
             id: creation.id.as_str(),
             pod: &creation.config,
             netns: creation.netns.as_deref(),
@@ -411,6 +416,10 @@ impl Pods {
             unprivileged: (sandbox.unprivileged_ports, sandbox.unprivileged_icmp),
             unset_seccomp,
         })?;
+        let linux = creation.config.linux.as_ref();
+        let context = linux.and_then(|linux| linux.security_context.as_ref());
+        let privileged = context.is_some_and(|context| context.privileged);
+        containers.label(&mut spec, &creation.selinux, &creation.handler.shim, privileged)?;
         Ok(spec::to_json(&spec))
     }
 

@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use super::classes::Classes;
 use super::devices::check_permissions;
 use super::security::{self, Profile};
+use super::selinux::Policy;
 use super::{Edits, Features, Host, HostDevice, HostMount, ImageConfig, LocalProfile, paths};
 use crate::config::file::ContainerSection;
 use crate::error::{Context, Result, invalid};
@@ -68,7 +69,7 @@ pub fn host(restrict_oom_score_adj: bool) -> Host {
         seccomp: exists("/proc/sys/kernel/seccomp/actions_avail"),
         apparmor: sys::apparmor::support(),
         apparmor_profiles: Vec::new(),
-        selinux: exists("/sys/fs/selinux/enforce"),
+        selinux: selinux_is_on().then(|| selinux_policy(Path::new("/"))),
         kernel: kernel_version(&release.release().to_string_lossy()),
         hostname: release.nodename().to_string_lossy().into_owned(),
         user_namespaces: exists("/proc/self/ns/user")
@@ -91,6 +92,35 @@ pub fn host(restrict_oom_score_adj: bool) -> Host {
         oom_score_adj: sys::process::oom_score_adj(),
         restrict_oom_score_adj,
     }
+}
+
+/// Whether the kernel has a policy in force, or in permissive mode.
+fn selinux_is_on() -> bool {
+    const MAGIC: i64 = 0xf97c_ff8c;
+    let mounted = "/sys/fs/selinux";
+    #[allow(clippy::useless_conversion)] // the field's type is another one elsewhere
+    let is_mounted = rustix::fs::statfs(mounted).is_ok_and(|found| i64::from(found.f_type) == MAGIC);
+    let is_read_only = || {
+        let flags = rustix::fs::statvfs(mounted).map(|found| found.f_flag);
+        flags.is_ok_and(|flags| flags.contains(rustix::fs::StatVfsMountFlags::RDONLY))
+    };
+    // Before a policy is loaded, every process is the kernel's.
+    let label = || std::fs::read_to_string("/proc/self/attr/current").unwrap_or_default();
+    is_mounted && !is_read_only() && label().trim_end_matches(['\0', '\n']) != "kernel"
+}
+
+/// The labels for containers of the policy below `root`: of the file that container tools
+/// share, else of the policy's own. Empty where there is none.
+fn selinux_policy(root: &Path) -> Policy {
+    let read = |path: &Path| std::fs::read_to_string(root.join(path)).ok();
+    let own = || {
+        let config = read(Path::new("etc/selinux/config"))?;
+        let lines = config.lines().map(str::trim).filter(|line| !line.starts_with(['#', ';']));
+        let kind = lines.filter_map(|line| line.strip_prefix("SELINUXTYPE=")).next()?;
+        read(&Path::new("etc/selinux").join(kind.trim_matches('"')).join("contexts/lxc_contexts"))
+    };
+    let text = read(Path::new("usr/share/containers/selinux/contexts")).or_else(own);
+    Policy::parse(&text.unwrap_or_default())
 }
 
 /// On v2 the root cgroup has no memory files: the first child that has one tells.
@@ -323,6 +353,23 @@ fn volumes(image: &ImageConfig, config: &ContainerConfig, dir: &Path) -> Vec<(Pa
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// The shared file goes before that of the policy in use.
+    #[test]
+    fn the_selinux_policy_is_found_where_the_host_has_it() {
+        let root = tempfile::tempdir().expect("a folder");
+        let write = |path: &str, text: &str| {
+            let path = root.path().join(path);
+            std::fs::create_dir_all(path.parent().expect("a folder")).expect("a folder");
+            std::fs::write(path, text).expect("a file");
+        };
+        assert_eq!(selinux_policy(root.path()), Policy::default());
+        write("etc/selinux/config", "# SELINUXTYPE=old\nSELINUX=enforcing\nSELINUXTYPE=targeted\n");
+        write("etc/selinux/targeted/contexts/lxc_contexts", "process = \"u:r:a:s0\"\n");
+        assert_eq!(selinux_policy(root.path()).process, "u:r:a:s0");
+        write("usr/share/containers/selinux/contexts", "process = \"u:r:b:s0\"\n");
+        assert_eq!(selinux_policy(root.path()).process, "u:r:b:s0");
+    }
 
     #[test]
     fn a_missing_host_path_is_made() {

@@ -22,6 +22,7 @@ pub mod process;
 pub mod resources;
 pub mod seccomp;
 pub mod security;
+pub mod selinux;
 pub mod user;
 
 pub use accounts::Accounts;
@@ -52,8 +53,8 @@ pub struct Host {
     pub apparmor: Support,
     /// Loaded AppArmor profiles; read anew for every container.
     pub apparmor_profiles: Vec<String>,
-    /// SELinux is in force.
-    pub selinux: bool,
+    /// The labels of SELinux's policy, where SELinux is in force and not switched off.
+    pub selinux: Option<selinux::Policy>,
     /// Kernel version.
     pub kernel: (u32, u32),
     /// The node's name.

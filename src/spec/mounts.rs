@@ -13,7 +13,6 @@
 //! | `uid_mappings`, `gid_mappings` | `uidMappings`, `gidMappings` of the bind mount; an image is mounted with them before | OCI-34 |
 //! | – | in a user namespace with the host's network, `/sys` is the host's | SBX-28 |
 //! | `mount_options` | options of the bind mount, on top of all others | OCI-35 |
-//! | SELinux relabel | refused until it is built | |
 
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};
@@ -22,7 +21,7 @@ use super::namespaces;
 use super::oci::{IdMapping, Mount};
 use super::paths::{clean, depth};
 use super::{Features, Host};
-use crate::error::{Context, Error, Kind, Result, invalid, precondition, unimplemented};
+use crate::error::{Context, Error, Kind, Result, invalid, precondition};
 use crate::proto::cri::{self, MountPropagation};
 use crate::sys::userns::IdMap;
 
@@ -180,7 +179,7 @@ pub fn of_container(request: Request<'_>, start: Vec<Mount>, root: &mut String) 
     let taken: HashSet<String> = binds.iter().map(|mount| clean(&mount.destination)).collect();
     list.retain(|mount| {
         let target = clean(&mount.destination);
-        !taken.contains(&target) && !(taken.contains("/dev") && target.starts_with("/dev/"))
+        !(taken.contains(&target) || taken.contains("/dev") && target.starts_with("/dev/"))
     });
     if request.privileged {
         make_writable(&mut list, "sysfs");
@@ -312,7 +311,7 @@ fn check_mappings(given: &cri::Mount, features: Features) -> Result<()> {
 /// InvalidArgument for mounts without a target or source, for image volumes that are more
 /// than read-only and private, and for id mappings that are none; FailedPrecondition for id
 /// mappings where the runtime has none; Unimplemented.
-pub fn check(mounts: &[cri::Mount], features: Features, mut is_selinux: impl FnMut() -> bool) -> Result<()> {
+pub fn check(mounts: &[cri::Mount], features: Features) -> Result<()> {
     for given in mounts {
         let target = given.container_path.as_str();
         if target.is_empty() {
@@ -322,8 +321,6 @@ pub fn check(mounts: &[cri::Mount], features: Features, mut is_selinux: impl FnM
         if let Err(wrong) = check_source(given) {
             return Err(invalid(format!("{word}mount at {target:?}: {wrong}")));
         }
-        let unbuilt =
-            |what: &str| unimplemented(format!("{word}{what} are not served yet (mount at {target:?})"));
         check_mappings(given, features).context(|| format!("{word}mount at {target:?}"))?;
         if let Some(option) =
             given.mount_options.iter().find(|option| !MOUNT_OPTIONS.contains(&option.as_str()))
@@ -332,9 +329,6 @@ pub fn check(mounts: &[cri::Mount], features: Features, mut is_selinux: impl FnM
             return Err(invalid(format!(
                 "{word}mount at {target:?}: mount option {option:?} is not one of {known}"
             )));
-        }
-        if given.selinux_relabel && is_selinux() {
-            return Err(unbuilt("SELinux labels"));
         }
     }
     Ok(())
@@ -520,7 +514,7 @@ mod tests {
             ..Default::default()
         };
         let mounts = [bind, image];
-        check(&mounts, Features::default(), || false).expect("they are known");
+        check(&mounts, Features::default()).expect("they are known");
         let (list, _) = of(&mounts, HostMount::default(), Features::default()).expect("valid");
         let of = |target: &str| {
             let found = list.iter().find(|mount| mount.destination == target).expect("mounted");
@@ -542,11 +536,10 @@ mod tests {
             cri::Mount { mount_options: vec!["nodev".into(), "exec".into()], ..given("/a") },
         ];
         for mount in bad {
-            assert!(check(std::slice::from_ref(&mount), Features::default(), || false).is_err(), "{mount:?}");
+            assert!(check(std::slice::from_ref(&mount), Features::default()).is_err(), "{mount:?}");
         }
         let relabel = cri::Mount { selinux_relabel: true, ..given("/a") };
-        assert!(check(std::slice::from_ref(&relabel), Features::default(), || false).is_ok());
-        assert!(check(&[relabel], Features::default(), || true).is_err());
+        assert!(check(std::slice::from_ref(&relabel), Features::default()).is_ok());
     }
 
     const MAPPING: cri::IdMapping = cri::IdMapping { host_id: 100_000, container_id: 0, length: 65536 };
@@ -557,7 +550,7 @@ mod tests {
         let able = Features { id_mapped_mounts: true, ..Features::default() };
         let mapped =
             cri::Mount { uid_mappings: vec![MAPPING], gid_mappings: vec![MAPPING; 2], ..given("/a") };
-        check(std::slice::from_ref(&mapped), able, || false).expect("nothing is wrong with it");
+        check(std::slice::from_ref(&mapped), able).expect("nothing is wrong with it");
         let (list, _) = of(std::slice::from_ref(&mapped), HostMount::default(), able).expect("valid");
         let mount = list.iter().find(|mount| mount.destination == "/a").expect("it is there");
         let json = serde_json::to_value(mount).expect("JSON");
@@ -570,7 +563,7 @@ mod tests {
         assert!(list.iter().filter(|mount| !mount.uid_mappings.is_empty()).count() == 1, "OCI-36");
 
         let kind = |mount: &cri::Mount, features| {
-            check(std::slice::from_ref(mount), features, || false).map_err(|error| error.kind()).err()
+            check(std::slice::from_ref(mount), features).map_err(|error| error.kind()).err()
         };
         assert_eq!(kind(&mapped, Features::default()), Some(Kind::FailedPrecondition));
         let empty = cri::IdMapping { length: 0, ..MAPPING };
@@ -626,7 +619,7 @@ mod tests {
             readonly: true,
             ..Default::default()
         };
-        check(std::slice::from_ref(&good), Features::default(), || false).expect("nothing is wrong with it");
+        check(std::slice::from_ref(&good), Features::default()).expect("nothing is wrong with it");
         let shared = MountPropagation::PropagationBidirectional as i32;
         let bad = [
             cri::Mount { host_path: "/host".into(), ..good.clone() },
@@ -636,14 +629,13 @@ mod tests {
             cri::Mount { image: Some(cri::ImageSpec::default()), ..good.clone() },
         ];
         for mount in bad {
-            let error =
-                check(std::slice::from_ref(&mount), Features::default(), || false).expect_err("wrong");
+            let error = check(std::slice::from_ref(&mount), Features::default()).expect_err("wrong");
             assert_eq!(error.kind(), Kind::InvalidArgument, "{error}");
             assert!(error.message().starts_with("ImageVolumeMountFailed: mount at \"/a\": "), "{error}");
         }
         let two = vec![MAPPING; 2];
         let mapped = cri::Mount { uid_mappings: two.clone(), gid_mappings: two, ..good.clone() };
-        let error = check(&[mapped], Features::default(), || false).expect_err("one is possible");
+        let error = check(&[mapped], Features::default()).expect_err("one is possible");
         assert_eq!(error.kind(), Kind::InvalidArgument);
         assert!(error.message().starts_with("ImageVolumeMountFailed: "), "{error}");
 

@@ -54,6 +54,8 @@ pub struct Process {
     pub no_new_privileges: bool,
     #[serde(skip_serializing_if = "String::is_empty")]
     pub apparmor_profile: String,
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub selinux_label: String,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub oom_score_adj: Option<i32>,
     #[serde(flatten)]
@@ -143,6 +145,8 @@ pub struct Linux {
     pub seccomp: Option<Value>,
     #[serde(skip_serializing_if = "String::is_empty")]
     pub rootfs_propagation: String,
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub mount_label: String,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub masked_paths: Vec<String>,
     #[serde(skip_serializing_if = "Vec::is_empty")]

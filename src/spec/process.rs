@@ -104,12 +104,19 @@ pub fn set(env: &mut Vec<String>, pair: String) {
 /// # Errors
 /// InvalidArgument for a number that is no signal of the CRI (CTR-11).
 pub fn stop_signal(config: &ContainerConfig, image: &ImageConfig) -> Result<String> {
-    let signal = Signal::try_from(config.stop_signal)
-        .map_err(|_| invalid(format!("stop signal {} is out of range", config.stop_signal)))?;
-    if signal == Signal::RuntimeDefault {
-        return Ok(image.stop_signal.clone());
-    }
-    Ok(oci_name(signal))
+    Ok(match check_stop_signal(config)? {
+        Signal::RuntimeDefault => image.stop_signal.clone(),
+        signal => oci_name(signal),
+    })
+}
+
+/// The stop signal that a container asks for.
+///
+/// # Errors
+/// As for [`stop_signal`].
+pub fn check_stop_signal(config: &ContainerConfig) -> Result<Signal> {
+    Signal::try_from(config.stop_signal)
+        .map_err(|_| invalid(format!("stop signal {} is out of range", config.stop_signal)))
 }
 
 /// `SIGNAL_SIGRTMINPLUS3` as `SIGRTMIN+3`.

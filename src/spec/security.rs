@@ -97,11 +97,8 @@ pub fn capabilities(
 ) -> Capabilities {
     // Nothing is ambient, and inheritable only what a base spec says (CVE-2022-24769).
     let mut sets = Capabilities { ambient: Vec::new(), ..start };
-    if privileged {
-        set_all(&mut sets, names_of(host.capabilities));
-        return sets;
-    }
-    let Some(asked) = asked else { return sets };
+    let empty = Capability::default();
+    let asked = asked.unwrap_or(&empty);
     let has_all = |list: &[String]| list.iter().any(|name| name.eq_ignore_ascii_case("all"));
     // ALL goes first in either list, then the single names (OCI-13).
     if has_all(&asked.add_capabilities) {
@@ -122,10 +119,15 @@ pub fn capabilities(
     for set in [&mut sets.bounding, &mut sets.effective, &mut sets.permitted, &mut sets.inheritable] {
         set.retain(|name| !dropped.contains(name));
     }
-    for name in ambient.into_iter().filter(|name| !dropped.contains(name)) {
-        for set in [&mut sets.inheritable, &mut sets.ambient] {
-            if !set.contains(&name) {
-                set.push(name.clone());
+    if privileged {
+        set_all(&mut sets, names_of(host.capabilities));
+    }
+    for name in ambient {
+        if sets.permitted.contains(&name) && !dropped.contains(&name) {
+            for set in [&mut sets.inheritable, &mut sets.ambient] {
+                if !set.contains(&name) {
+                    set.push(name.clone());
+                }
             }
         }
     }

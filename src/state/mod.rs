@@ -7,12 +7,14 @@
 
 pub mod checkpoint;
 pub mod container;
+pub mod levels;
 pub mod paths;
 pub mod pod;
 pub mod record;
 pub mod store;
 
 pub use container::Container;
+pub use levels::Levels;
 pub use paths::Paths;
 pub use pod::Pod;
 pub use store::Store;

@@ -64,6 +64,8 @@ pub struct Pod {
     pub handler: String,
     /// The pinned network namespace; none with host network.
     pub netns: Option<PathBuf>,
+    /// SELinux label of pause, which containers take over (SBX-33).
+    pub process_label: String,
     /// Nanoseconds since the epoch, as containerd recorded it.
     pub created_at: i64,
     /// Held by whoever stops or removes the pod.
@@ -87,6 +89,7 @@ impl Pod {
             config: Arc::new(metadata.config),
             handler: metadata.runtime_handler,
             netns: Some(metadata.netns_path).filter(|path| !path.is_empty()).map(PathBuf::from),
+            process_label: metadata.process_label,
             created_at,
             operation: Mutex::default(),
             network: StdMutex::new(PodNetwork { ips, cni_result: metadata.cni_result }),

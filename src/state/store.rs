@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::ops::Bound;
 use std::sync::{Arc, Mutex};
 
-use super::{Container, Pod};
+use super::{Container, Levels, Pod};
 use crate::error::{Result, already_exists, invalid, not_found};
 use crate::flow::lock;
 
@@ -14,6 +14,8 @@ pub struct Store {
     pods: Mutex<BTreeMap<String, Arc<Pod>>>,
     containers: Mutex<BTreeMap<String, Arc<Container>>>,
     names: Mutex<HashMap<String, String>>,
+    /// The SELinux levels of all that is in the tables.
+    pub levels: Levels,
 }
 
 impl Store {
@@ -44,23 +46,33 @@ impl Store {
 
     /// Makes a pod visible.
     pub fn add_pod(&self, pod: Arc<Pod>) {
-        lock(&self.pods).insert(pod.id.as_str().to_owned(), pod);
+        self.levels.reserve_label(&pod.process_label);
+        if let Some(old) = lock(&self.pods).insert(pod.id.as_str().to_owned(), pod) {
+            self.levels.release_label(&old.process_label);
+        }
     }
 
     /// Makes a container visible.
     pub fn add_container(&self, container: Arc<Container>) {
-        lock(&self.containers).insert(container.id.as_str().to_owned(), container);
+        self.levels.reserve_label(&container.metadata.process_label);
+        if let Some(old) = lock(&self.containers).insert(container.id.as_str().to_owned(), container) {
+            self.levels.release_label(&old.metadata.process_label);
+        }
     }
 
-    /// Forgets a pod and its name.
+    /// Forgets a pod, its name and its SELinux level.
     pub fn remove_pod(&self, pod: &Pod) {
-        lock(&self.pods).remove(pod.id.as_str());
+        if let Some(pod) = lock(&self.pods).remove(pod.id.as_str()) {
+            self.levels.release_label(&pod.process_label);
+        }
         self.release(&pod.name, pod.id.as_str());
     }
 
-    /// Forgets a container and its name.
+    /// Forgets a container, its name and its SELinux level.
     pub fn remove_container(&self, container: &Container) {
-        lock(&self.containers).remove(container.id.as_str());
+        if let Some(container) = lock(&self.containers).remove(container.id.as_str()) {
+            self.levels.release_label(&container.metadata.process_label);
+        }
         self.release(&container.metadata.name, container.id.as_str());
     }
 
@@ -133,6 +145,36 @@ mod tests {
         assert_eq!(look(""), Err(Kind::InvalidArgument));
         assert_eq!(look("c"), Err(Kind::NotFound));
         assert_eq!(look("abcd"), Err(Kind::NotFound));
+    }
+
+    /// SBX-33, REC-13: what is in the tables holds its level, whether it was made or loaded.
+    #[test]
+    fn a_level_is_held_as_long_as_one_with_it_is_known() {
+        use crate::state::container::Status;
+        use crate::state::record::{ContainerMetadata, SandboxMetadata};
+        let store = Store::default();
+        let label = "u:r:t:s0:c0,c1".to_owned();
+        let is_free = || store.levels.unique(2).is_ok();
+        let pod = || {
+            let metadata =
+                SandboxMetadata { id: "p".into(), process_label: label.clone(), ..Default::default() };
+            Arc::new(Pod::new(metadata, 0, crate::state::pod::Status::default()))
+        };
+        let container = {
+            let metadata =
+                ContainerMetadata { id: "c".into(), process_label: label.clone(), ..Default::default() };
+            Arc::new(Container::new(metadata, Status::default(), "/".into(), Default::default()))
+        };
+        assert!(is_free());
+        store.add_pod(pod());
+        store.add_pod(pod());
+        store.add_container(container.clone());
+        assert!(!is_free());
+        store.remove_pod(&pod());
+        store.remove_pod(&pod());
+        assert!(!is_free());
+        store.remove_container(&container);
+        assert!(is_free());
     }
 
     #[test]

@@ -93,6 +93,9 @@ struct Opened {
 /// Where a client learns how it ended.
 struct Report {
     error: Option<Outgoing>,
+    /// Our direction of the client's input, on which nothing is said: its end would tell
+    /// the client that nobody reads, and kubectl then ends the input itself.
+    _stdin: Option<Outgoing>,
     version: u8,
     handle: Handle,
 }
@@ -149,14 +152,15 @@ where
         }
     });
     let Streams { error, stdin, stdout, stderr, resize } = streams;
+    let (stdin, back) = stdin.map(|stream| (stream.incoming, stream.outgoing)).unzip();
     let session = Session {
-        stdin: stdin.map(|stream| stream.incoming),
+        stdin,
         stdout: stdout.map(|stream| stream.outgoing),
         stderr: stderr.map(|stream| stream.outgoing),
         resizes: resize.map(|stream| resize::sizes(stream.incoming)),
         gone: handle.gone(),
     };
-    let report = Report { error: error.map(|stream| stream.outgoing), version, handle };
+    let report = Report { error: error.map(|stream| stream.outgoing), _stdin: back, version, handle };
     Ok(Opened { session, report })
 }
 
@@ -224,6 +228,6 @@ where
         resizes: all.incoming(4).map(resize::sizes),
         gone: handle.gone(),
     };
-    let report = Report { error: all.outgoing(3), version, handle };
+    let report = Report { error: all.outgoing(3), _stdin: None, version, handle };
     Ok(Opened { session, report })
 }

@@ -11,6 +11,7 @@ pub mod mountinfo;
 pub mod netns;
 pub mod owners;
 pub mod process;
+pub mod relabel;
 pub mod signal;
 pub mod socket;
 pub mod userns;

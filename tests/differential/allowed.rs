@@ -61,6 +61,16 @@ impl Case<'_> {
         self.request.pointer(pointer).is_some_and(|value| any(value, is_such))
     }
 
+    /// Whether the request has a pod with a user namespace.
+    fn has_user_namespace(&self) -> bool {
+        let options = "/pod/linux/security_context/namespace_options/userns_options/uids";
+        self.request.pointer(options).is_some()
+    }
+
+    fn is_before(&self, major: u32, minor: u32) -> bool {
+        (self.version.major, self.version.minor) < (major, minor)
+    }
+
     fn is_of_capabilities(&self) -> bool {
         self.is_in("container", &[".spec.process.capabilities", ".spec.linux.seccomp"])
             || self.is_in("process", &[".status"])
@@ -103,6 +113,18 @@ pub(crate) const ALL: &[Allowed] = &[
         applies: |case| {
             case.is_in("pause", &[".spec.process.user.additionalGids"])
                 && case.request.pointer("/config/linux/security_context/supplemental_groups").is_some()
+        },
+    },
+    Allowed {
+        id: "own-files-mapped",
+        applies: |case| {
+            let path = case.found.path.as_str();
+            let is_mapping = path.ends_with(".uidMappings") || path.ends_with(".gidMappings");
+            let ours = case.found.ours.as_str().unwrap_or_default();
+            let theirs = case.found.theirs.as_str().unwrap_or_default();
+            case.has_user_namespace()
+                && (case.call == "container" && is_mapping && case.found.ours.is_null()
+                    || case.call == "process" && theirs.replace(",idmapped", "") == ours)
         },
     },
     Allowed { id: "image-sub-path", applies: |case| case.only_theirs(&["path escapes from parent"]) },
@@ -192,8 +214,13 @@ pub(crate) const ALL: &[Allowed] = &[
     Allowed {
         id: "mount-arguments",
         applies: |case| {
-            let words =
-                ["is not absolute", "no container_path", "image_sub_path without an image", "permissions"];
+            let words = [
+                "is not absolute",
+                "no container_path",
+                "image_sub_path without an image",
+                "permissions",
+                "mappings",
+            ];
             case.refused("InvalidArgument", "Ok", &words)
         },
     },
@@ -204,5 +231,18 @@ pub(crate) const ALL: &[Allowed] = &[
     Allowed {
         id: "apparmor-profiles",
         applies: |case| case.refused("InvalidArgument", "Ok", &["AppArmor profile"]),
+    },
+    Allowed {
+        id: "older-plugins",
+        applies: |case| {
+            let path = case.found.path.as_str();
+            let newer = [".image_ref", ".image_sub_path", ".stop_signal", ".image_id", ".StopSignal"];
+            let words = ["stop signal", "has no folder", "image_sub_path"];
+            case.is_before(2, 3)
+                && (newer.iter().any(|end| path.ends_with(end))
+                    || path.contains(".seccomp.")
+                    || case.refused("InvalidArgument", "Ok", &words)
+                    || case.refused("FailedPrecondition", "Ok", &words))
+        },
     },
 ];

@@ -84,7 +84,7 @@ pub(crate) fn container(
 pub(crate) fn tame(config: &mut ContainerConfig) {
     config.command = vec!["/bin/sleep".into()];
     config.args = vec!["1000".into()];
-    let plain = |path: &str| path.starts_with("/mnt") || path.starts_with("/etc/");
+    let plain = |path: &str| ["/mnt", "/etc/", "/own/"].iter().any(|start| path.starts_with(start));
     config.mounts.retain(|mount| plain(&mount.container_path));
     config
         .envs
@@ -167,13 +167,16 @@ fn mount(random: &mut Random, world: &World) -> Mount {
         return image_mount(random, world, target);
     }
     let odd = random.chance(4);
+    let propagation = if odd { random.pick(&[7, -1]) } else { random.pick(&[0, 0, 0, 1, 2]) };
+    // What is mounted below a shared mount would be seen by all who share it.
+    let target = if propagation > 0 { format!("/own/{}", random.below(1_000_000)) } else { target };
     let mapping = || vec![IdMapping { host_id: 0, container_id: 0, length: 65536 }];
     Mount {
         container_path: target,
         host_path,
         readonly: random.chance(40),
         selinux_relabel: random.chance(10),
-        propagation: if odd { random.pick(&[7, -1]) } else { random.pick(&[0, 0, 0, 1, 2]) },
+        propagation,
         uid_mappings: random.maybe(1, |_| mapping()).unwrap_or_default(),
         gid_mappings: random.maybe(1, |_| mapping()).unwrap_or_default(),
         recursive_read_only: random.chance(2),

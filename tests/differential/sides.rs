@@ -12,7 +12,7 @@ use tonic::transport::Channel;
 use tonic::{Request, Status};
 
 use crate::containers::{IMAGE_ID, TARGET};
-use crate::harness::Cri;
+use crate::harness::{Cri, wait_until};
 use crate::normal::Words;
 
 /// One server.
@@ -154,9 +154,14 @@ fn hide_times(status: &mut Value) {
 }
 
 /// What the kernel tells of a process; none when it has ended.
-pub(crate) fn process(pid: u32, words: &Words) -> Option<Value> {
+pub(crate) async fn process(pid: u32, words: &Words) -> Option<Value> {
     let folder = PathBuf::from(format!("/proc/{pid}"));
     let read = |name: &str| std::fs::read_to_string(folder.join(name)).ok();
+    // A started process is the OCI runtime's own for a moment.
+    wait_until("the process of a container", async || {
+        read("environ").is_none_or(|environ| !environ.contains("_LIBCONTAINER_"))
+    })
+    .await;
     const FIELDS: [&str; 10] = [
         "Uid:",
         "Gid:",

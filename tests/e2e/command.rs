@@ -60,7 +60,7 @@ fn writable_cgroups_are_refused_on_cgroup_v1() {
     let at = |name: &str| folder.path().join(name);
     let config = format!(
         "root = {:?}\nstate = {:?}\n[server]\nlisten = {:?}\n[containerd]\naddress = \"/no/such/socket\"\n\
-         [runtime.handlers.writable]\ncgroup_writable = true\n",
+         [runtime]\ndefault = \"writable\"\n[runtime.handlers.writable]\ncgroup_writable = true\n",
         at("root"),
         at("state"),
         at("socket")

@@ -132,7 +132,6 @@ async fn bad_requests_are_refused_with_the_right_code() {
     let code = async |pod: crate::harness::PodBuilder| pod.run().await.expect_err("refused").code();
     let pod = |name: &str| node.pod(name);
     assert_eq!(code(pod("a").config(|config| config.metadata = None)).await, Code::InvalidArgument);
-    assert_eq!(code(pod("a").namespace("")).await, Code::InvalidArgument);
     assert_eq!(code(pod("a").handler("unknown")).await, Code::InvalidArgument);
     let mapped = |context: &mut longshore::proto::cri::LinuxSandboxSecurityContext| {
         let options = context.namespace_options.get_or_insert_default();
@@ -153,12 +152,22 @@ async fn bad_requests_are_refused_with_the_right_code() {
     let relative = code(pod.container("a").mount("relative", "/x")).await;
     assert_eq!(relative.code(), Code::InvalidArgument, "{relative:?}");
     let device = code(pod.container("a").config(|config| config.cdi_devices.push(Default::default()))).await;
-    assert_eq!(device.code(), Code::Unimplemented, "{device:?}");
+    assert_eq!(device.code(), Code::InvalidArgument, "{device:?}");
     let unknown = "f".repeat(64);
     let status = node.container_status(&unknown, false).await;
     assert_eq!(status.expect_err("unknown").code(), Code::NotFound);
     let exec = longshore::proto::cri::ExecRequest { container_id: unknown, ..Default::default() };
-    assert_eq!(node.runtime().exec(exec).await.expect_err("not built").code(), Code::Unimplemented);
+    assert_eq!(
+        node.runtime().exec(exec.clone()).await.expect_err("no streams").code(),
+        Code::InvalidArgument
+    );
+    let exec = longshore::proto::cri::ExecRequest { cmd: vec!["true".into()], stdout: true, ..exec };
+    assert_eq!(node.runtime().exec(exec).await.expect_err("unknown").code(), Code::NotFound);
+    let checkpoint = node
+        .runtime()
+        .checkpoint_container(longshore::proto::cri::CheckpointContainerRequest::default())
+        .await;
+    assert_eq!(checkpoint.expect_err("not built").code(), Code::Unimplemented);
     pod.remove().await.expect("removed");
     node.finish().await;
 }

@@ -22,5 +22,6 @@ mod pull_kills;
 mod restart;
 mod smoke;
 mod stats;
+mod streaming;
 mod user_namespaces;
 mod vm;

@@ -311,7 +311,8 @@ pub(crate) async fn crash(node: &Node) {
     .await;
     let (_, state) = node.longshore().folders();
     for group in place.cgroup_folders() {
-        remove_groups(&group);
+        // The kernel lets go of what was killed a moment later.
+        wait_until("empty cgroups", async || remove_groups(&group).is_ok()).await;
     }
     for folder in [state, node.longshore().netns_dir(), place.path("cs"), place.path("runc")] {
         longshore::sys::mount::unmount_below(&folder).expect("unmounted");
@@ -326,9 +327,9 @@ fn groups_in(group: &Path) -> Vec<PathBuf> {
     entries.map(|entry| entry.path()).filter(|path| path.is_dir()).collect()
 }
 
-fn remove_groups(group: &Path) {
-    groups_in(group).iter().for_each(|below| remove_groups(below));
-    std::fs::remove_dir(group).expect("an empty cgroup");
+fn remove_groups(group: &Path) -> std::io::Result<()> {
+    groups_in(group).iter().try_for_each(|below| remove_groups(below))?;
+    std::fs::remove_dir(group)
 }
 
 fn kill_below(group: &Path, kill: &impl Fn(u32)) {

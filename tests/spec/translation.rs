@@ -6,6 +6,7 @@ use std::sync::LazyLock;
 use longshore::config::{Config, Handler, Overrides};
 use longshore::error::Result;
 use longshore::proto::cri::{ContainerConfig, PodSandboxConfig};
+use longshore::spec::selinux::Policy;
 use longshore::spec::{
     Accounts, ContainerInput, Features, Host, HostDevice, HostMount, ImageConfig, LocalProfile, Modes,
     PauseInput, PodFiles, Spec, gather, mounts, pause_seccomp, security,
@@ -71,7 +72,9 @@ impl Case {
             seccomp: random.chance(90),
             apparmor: random.pick(&[Support::Absent, Support::Absent, Support::InForce, Support::NoParser]),
             apparmor_profiles: list(random, &["cri-containerd.apparmor.d", "/host/profiles/good.json"]),
-            selinux: random.chance(10),
+            selinux: random.maybe(10, |_| {
+                Policy::parse("process = \"system_u:system_r:container_t:s0\"\nfile = \"system_u:object_r:container_file_t:s0\"")
+            }),
             kernel: random.pick(&[(6, 1), (4, 7), (0, 0)]),
             hostname: "node".into(),
             user_namespaces: random.chance(80),
@@ -144,7 +147,7 @@ impl Case {
 
     fn container(&self, handler: &Handler, accounts: &Accounts) -> Result<Spec> {
         Modes::of_container(&self.pod, &self.config)?;
-        mounts::check(&self.config.mounts, self.features, || self.host.selinux)?;
+        mounts::check(&self.config.mounts, self.features)?;
         longshore::spec::process::stop_signal(&self.config, &self.image)?;
         let options = longshore::config::file::ContainerSection::default();
         let gathered = self.gathered(&options)?;

@@ -35,15 +35,17 @@ mkfifo "$work/input"
 # Open for writing as well: the guest waits for the time, and no end of the input is told.
 exec 3<>"$work/input"
 date +%s >&3
-(exec_qemu "$guest" "$guest/disk,snapshot=on" "$work/share" stdio,signal=off "$work/console" \
+(exec_qemu "$limit" "$guest" "$guest/disk,snapshot=on" "$work/share" stdio,signal=off "$work/console" \
     -pidfile "$work/pid" -incoming "exec:cat '$guest/memory'" <&3 2>"$work/log") |
-    timeout --foreground "$limit" awk '
-        /^exit status [0-9]+$/ { status = $3; exit }
-        { print; fflush() }
-        END { exit status == "" ? 125 : status }' && status=0 || status=$?
-case $status in
-    124) echo "the guest takes longer than $limit seconds" >&2 ;;
-    125) echo "the guest ended without an exit status; the end of its log:" >&2 ;;
-esac
-case $status in 124 | 125) tail -n 20 "$work/console" "$work/log" >&2 ;; esac
-exit "$status"
+    while IFS= read -r line; do
+        case $line in
+            "exit status "*) echo "${line#exit status }" >"$work/status" ;;
+            *) printf '%s\n' "$line" ;;
+        esac
+    done
+if [ ! -e "$work/status" ]; then
+    tail -n 20 "$work/console" "$work/log" >&2
+    echo "the guest has ended without an exit status, or it took longer than $limit seconds" >&2
+    exit 1
+fi
+exit "$(cat "$work/status")"

@@ -4,7 +4,7 @@ built=$(cat built-at)
 mkdir -p "$(dirname "$built")"
 ln -s "$PWD/longshore" "$built"
 # Emulated, a pod's life takes about as many times as long.
-export LONGSHORE_TEST_PATIENCE=10
+export LONGSHORE_TEST_PATIENCE=4
 names=$(cat names)
 failed=0
 tests() {

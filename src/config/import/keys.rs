@@ -31,9 +31,8 @@ pub(super) enum Then {
 }
 use Then::{Becomes, Lost};
 
-/// Calls that are not served have nothing to set.
-const STREAMING: &str = "Exec, Attach and PortForward are not served yet";
-const STATS: &str = "statistics are not served yet";
+/// What is not there has nothing to set.
+const STATS: &str = "the rate of a cpu is that of the time before it is asked for";
 const CHECKPOINTS: &str = "checkpoints are not served yet";
 
 const fn rule(path: &'static [&'static str], silent: &'static [&'static str], then: Then) -> Rule {
@@ -164,8 +163,19 @@ pub(super) const RULES: &[Rule] = &[
             set(&mut file.server.ignore_deprecation_warnings, texts(value))
         }),
     ),
-    rule(&["runtime", "enable_selinux"], &["false"], Lost("SELinux labels are not set yet")),
-    rule(&["runtime", "selinux_category_range"], &["1024", "0"], Lost("SELinux labels are not set yet")),
+    rule(
+        &["runtime", "enable_selinux"],
+        &["false"],
+        Becomes("sandbox.enable_selinux", |file, value| set(&mut file.sandbox.enable_selinux, flag(value))),
+    ),
+    rule(
+        &["runtime", "selinux_category_range"],
+        &["1024", "0"],
+        Becomes("sandbox.selinux_category_range", |file, value| {
+            let range = u32::try_from(number(value)?).ok().filter(|range| (2..=1024).contains(range));
+            set(&mut file.sandbox.selinux_category_range, range.ok_or_else(|| "is not 2 to 1024".to_owned()))
+        }),
+    ),
     rule(
         &["runtime", "enable_cdi"],
         &[],
@@ -305,12 +315,30 @@ pub(super) const RULES: &[Rule] = &[
     ),
     // [plugins."io.containerd.grpc.v1.cri"]
     rule(&["server", "disable_tcp_service"], &["true"], Lost("the CRI is served on a Unix socket only")),
-    rule(&["server", "stream_server_address"], &["\"127.0.0.1\"", "\"\""], Lost(STREAMING)),
-    rule(&["server", "stream_server_port"], &["\"0\""], Lost(STREAMING)),
-    rule(&["server", "stream_idle_timeout"], &["\"4h0m0s\"", "\"4h\"", "\"\""], Lost(STREAMING)),
-    rule(&["server", "enable_tls_streaming"], &["false"], Lost(STREAMING)),
-    rule(&["server", "x509_key_pair_streaming", "tls_cert_file"], &["\"\""], Lost(STREAMING)),
-    rule(&["server", "x509_key_pair_streaming", "tls_key_file"], &["\"\""], Lost(STREAMING)),
+    rule(
+        &["server", "stream_server_address"],
+        &[],
+        Becomes("stream.address", |file, value| match text(value)?.as_str() {
+            "" => Err("means the host's address, which has to be named here".to_owned()),
+            address => set(&mut file.stream.address, Ok(address.to_owned())),
+        }),
+    ),
+    rule(
+        &["server", "stream_server_port"],
+        &["\"\""],
+        Becomes("stream.port", |file, value| {
+            let port = text(value)?.parse().map_err(|_| "is not a port".to_owned());
+            set(&mut file.stream.port, port)
+        }),
+    ),
+    rule(
+        &["server", "stream_idle_timeout"],
+        &["\"\""],
+        Becomes("stream.idle_timeout_s", |file, value| match seconds(value)? {
+            0 => Err("there is no session without a limit".to_owned()),
+            limit => set(&mut file.stream.idle_timeout_s, Ok(limit)),
+        }),
+    ),
     // Other plugins.
     rule(
         &["verifier", "bin_dir"],

@@ -103,6 +103,7 @@ pub fn import(files: &Files, generation: Generation, version: &str) -> Imported 
     rules(&mut source, &mut draft);
     network_plugins(&mut source, &mut draft);
     images(&mut source, &mut draft);
+    certificates(&mut source, &mut draft);
     handlers::import(&mut source, &mut draft);
     registries(files, &mut source, &mut draft);
     nri(&mut source, &mut draft);
@@ -202,6 +203,42 @@ fn images(source: &mut Source, draft: &mut Draft) {
             }
             Ok((_, image)) => draft.set("image.pinned", &entry.written, |file| file.image.pinned.push(image)),
             Err(reason) => draft.lose(entry, &reason),
+        }
+    }
+}
+
+/// The certificate of streams, which containerd makes itself where none is given.
+fn certificates(source: &mut Source, draft: &mut Draft) {
+    let enabled = source.take(&["server", "enable_tls_streaming"]);
+    let mut file = |name: &str| {
+        let entry = source.take(&["server", "x509_key_pair_streaming", name]);
+        entry.filter(|entry| entry.value.as_str() != Some(""))
+    };
+    let pair = (file("tls_cert_file"), file("tls_key_file"));
+    let is_enabled = enabled.as_ref().is_some_and(|entry| entry.value.as_bool() == Some(true));
+    match (pair, enabled) {
+        ((Some(cert), Some(key)), _) if is_enabled => match (keys::path(&cert.value), keys::path(&key.value))
+        {
+            (Ok(cert_file), Ok(key_file)) => {
+                draft
+                    .set("stream.tls_cert_file", &cert.written, |file| file.stream.tls_cert_file = cert_file);
+                draft.set("stream.tls_key_file", &key.written, |file| file.stream.tls_key_file = key_file);
+            }
+            (cert_file, key_file) => {
+                for (entry, result) in [(cert, cert_file), (key, key_file)] {
+                    if let Err(reason) = result {
+                        draft.lose(entry, &reason);
+                    }
+                }
+            }
+        },
+        ((None, None), Some(enabled)) if is_enabled => {
+            draft.lose(enabled, "there is no certificate, and longshore makes none");
+        }
+        ((cert, key), _) => {
+            for entry in [cert, key].into_iter().flatten() {
+                draft.lose(entry, "needs enable_tls_streaming, and both files");
+            }
         }
     }
 }

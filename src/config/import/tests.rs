@@ -26,9 +26,11 @@ fn nothing(generation: Generation) -> File {
 #[test]
 fn an_empty_configuration_is_the_plugins_defaults() {
     let one = nothing(Generation::One);
-    let mut want = File::default();
-    want.root = "/var/lib/containerd/io.containerd.grpc.v1.cri".into();
-    want.state = "/run/containerd/io.containerd.grpc.v1.cri".into();
+    let mut want = File {
+        root: "/var/lib/containerd/io.containerd.grpc.v1.cri".into(),
+        state: "/run/containerd/io.containerd.grpc.v1.cri".into(),
+        ..File::default()
+    };
     want.sandbox.unprivileged_ports = false;
     want.sandbox.unprivileged_icmp = false;
     want.container.enable_cdi = false;
@@ -42,8 +44,11 @@ fn an_empty_configuration_is_the_plugins_defaults() {
     assert_eq!(nothing(Generation::Two), want);
 }
 
+/// What a key changes.
+type Change = fn(&mut File);
+
 /// The keys of the plugin's runtime part: a value, and what is expected of the file.
-const RUNTIME: &[(&str, fn(&mut File))] = &[
+const RUNTIME: &[(&str, Change)] = &[
     ("max_container_log_line_size = -1", |file| file.container.log_line_bytes_max = 0),
     ("disable_apparmor = true", |file| file.container.disable_apparmor = true),
     ("restrict_oom_score_adj = true", |file| file.sandbox.restrict_oom_score_adj = "yes".into()),
@@ -84,6 +89,9 @@ const RUNTIME: &[(&str, fn(&mut File))] = &[
     ("ignore_deprecation_warnings = [\"a\"]", |file| {
         file.server.ignore_deprecation_warnings = vec!["a".into()];
     }),
+    ("enable_selinux = true\nselinux_category_range = 64", |file| {
+        (file.sandbox.enable_selinux, file.sandbox.selinux_category_range) = (true, 64);
+    }),
     ("cni.bin_dir = \"/b\"", |file| file.cni.bin_dirs = vec!["/b".into()]),
     ("cni.bin_dirs = [\"/a\", \"/b\"]", |file| file.cni.bin_dirs = vec!["/a".into(), "/b".into()]),
     ("cni.conf_dir = \"/c\"", |file| file.cni.conf_dir = "/c".into()),
@@ -104,7 +112,7 @@ const RUNTIME: &[(&str, fn(&mut File))] = &[
 ];
 
 /// Of the part for images, of which some stood elsewhere before: both places, if so.
-const IMAGES: &[(&str, &str, fn(&mut File))] = &[
+const IMAGES: &[(&str, &str, Change)] = &[
     ("containerd.snapshotter = \"s\"", "snapshotter = \"s\"", |file| file.image.snapshotter = "s".into()),
     ("sandbox_image = \"r.example/p:1\"", "pinned_images.sandbox = \"r.example/p:1\"", |file| {
         file.sandbox.image = "r.example/p:1".into();
@@ -112,6 +120,18 @@ const IMAGES: &[(&str, &str, fn(&mut File))] = &[
     ("max_concurrent_downloads = 7", "", |file| file.image.max_concurrent_downloads = 7),
     ("image_pull_progress_timeout = \"90s\"", "", |file| file.image.pull_progress_timeout_s = 90),
     ("image_pull_progress_timeout = \"0\"", "", |file| file.image.pull_progress_timeout_s = 0),
+];
+
+/// Of the part that is a server, which kept its place.
+const SERVER: &[(&str, Change)] = &[
+    ("stream_server_address = \"0.0.0.0\"", |file| file.stream.address = "0.0.0.0".into()),
+    ("stream_server_port = \"10010\"", |file| file.stream.port = 10010),
+    ("stream_idle_timeout = \"1h\"", |file| file.stream.idle_timeout_s = 3600),
+    (
+        "enable_tls_streaming = true\nx509_key_pair_streaming.tls_cert_file = \"/c\"\n\
+         x509_key_pair_streaming.tls_key_file = \"/k\"",
+        |file| (file.stream.tls_cert_file, file.stream.tls_key_file) = ("/c".into(), "/k".into()),
+    ),
 ];
 
 fn cri(rest: &str) -> String {
@@ -140,6 +160,10 @@ fn every_key_becomes_its_own_in_every_format() {
         for version in [3, 4] {
             check(&format!("version = {version}\n{}", part("runtime", rest)), Generation::Two, *change);
         }
+    }
+    for (rest, change) in SERVER {
+        check(&format!("version = 2\n{}", cri(rest)), Generation::One, *change);
+        check(&format!("version = 3\n{}", cri(rest)), Generation::Two, *change);
     }
     for (old, new, change) in IMAGES {
         let new = if new.is_empty() { old } else { new };
@@ -193,9 +217,9 @@ fn every_key_becomes_its_own_in_every_format() {
 /// What has no counterpart is named, with its value and a reason, as is what is unknown.
 #[test]
 fn what_has_no_counterpart_is_named() {
-    let old = "disable_cgroup = true\ncdi_spec_dirs = [\"x\"]\nstream_server_address = \"0.0.0.0\"\n\
-               stream_server_port = \"10010\"\nstream_idle_timeout = \"1h\"\nenable_tls_streaming = true\n\
-               x509_key_pair_streaming.tls_cert_file = \"/c\"\nx509_key_pair_streaming.tls_key_file = \"/k\"\n\
+    let old = "disable_cgroup = true\ncdi_spec_dirs = [\"x\"]\nstream_server_address = \"\"\n\
+               stream_server_port = \"many\"\nstream_idle_timeout = \"0s\"\nenable_tls_streaming = true\n\
+               selinux_category_range = 1\n\
                disable_tcp_service = false\nimage_decryption.key_model = \"\"\nimage_pull_with_sync_fs = true\n\
                stats_collect_period = 5\ncontainerd.disable_snapshot_annotations = false\n\
                containerd.discard_unpacked_layers = true\nsystemd_cgroup = true\ncontainerd.no_pivot = true\n\
@@ -229,7 +253,7 @@ fn what_has_no_counterpart_is_named() {
         "images",
         "concurrent_layer_fetch_buffer = 5\nruntime_platforms.x.snapshotter = \"s\"\n\
          runtime_platforms.runc.platform = \"linux/riscv64\"",
-    ) + &cri("containerd.snapshotter = \"native\"")
+    ) + &cri("containerd.snapshotter = \"native\"\nx509_key_pair_streaming.tls_cert_file = \"/c\"")
         + "plugins.\"io.containerd.nri.v1.nri\".plugin_path = \"/n\"\n\
            timeouts.\"io.containerd.timeout.cri.defercleanup\" = \"2m\"\n";
     let (file, found) = imported(&format!("version = 3\n{new}"), Generation::Two);

@@ -16,6 +16,7 @@ mod resources;
 mod sandbox;
 mod sandbox_end;
 mod sandbox_files;
+mod selinux;
 mod stats;
 mod stop;
 mod user_namespaces;

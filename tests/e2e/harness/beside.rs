@@ -33,7 +33,7 @@ impl Beside {
         std::fs::write(hosts.join("hosts.toml"), node.registry().hosts()).expect("a file");
         let own = "[containerd]\nnamespace = \"longshore-beside\"\n[log]\nlevel = \"info\"\n";
         let settings = [own.to_owned(), lines.to_owned()];
-        let path = search_path(node.containerd().binary(), None);
+        let path = search_path(node.containerd().binary(), node.containerd().runc());
         let longshore = Longshore::new(&place, &node.containerd().socket(), path, &settings);
         let beside = Beside { longshore, _place: place };
         beside.longshore.start().await;

@@ -78,6 +78,11 @@ impl Containerd {
         &self.binary
     }
 
+    /// The folder of its runc, if that is not the one of the PATH.
+    pub(crate) fn runc(&self) -> Option<PathBuf> {
+        self.runc.clone()
+    }
+
     /// Its version.
     pub(crate) fn version(&self) -> &Version {
         &self.version

@@ -90,22 +90,6 @@ impl Client {
         }
     }
 
-    /// The data of a stream that is the only one which sends, until its FIN.
-    async fn all_of(&mut self, id: u32) -> Vec<u8> {
-        let mut all = Vec::new();
-        loop {
-            match self.frame().await.expect("a frame") {
-                Frame::Data { id: from, piece, fin } if from == id => {
-                    all.extend_from_slice(&piece);
-                    if fin {
-                        return all;
-                    }
-                }
-                other => panic!("{other:?}"),
-            }
-        }
-    }
-
     /// Opens a stream and has its reply.
     async fn stream(&mut self, id: u32, connection: &mut Connection) -> Stream {
         self.open(id, &[("streamtype", "data")]).await;
