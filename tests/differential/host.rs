@@ -42,6 +42,12 @@ impl World {
         world
     }
 
+    /// Takes down what is mounted.
+    pub(crate) fn end(&self) {
+        let shared = self.folder.join("shared");
+        rustix::mount::unmount(shared, rustix::mount::UnmountFlags::DETACH).expect("it is unmounted");
+    }
+
     fn profiles(&self) {
         let allow = json!({
             "defaultAction": "SCMP_ACT_ALLOW", "archMap": [], "comment": "x",

@@ -86,7 +86,8 @@ async fn longshore_makes_of_a_request_what_the_plugin_makes_of_it() {
         .await;
     let report = reports.into_iter().fold(Report::default(), Report::and);
     println!("seed {seed}, containerd {}: {}", node.containerd_version(), report.summary());
-    remove_leftovers(&world);
+    remove_leftovers();
+    world.end();
     let failures = report.failures(seed);
     drop(pair);
     drop(beside);
@@ -137,17 +138,11 @@ fn folders(netns: PathBuf, root: PathBuf, state: PathBuf, logs: &Path) -> Vec<(P
     ]
 }
 
-/// What the kubelet would remove, or runc makes and leaves, if nobody else is in there: parents
-/// of cgroups; and the mount of the test itself.
-fn remove_leftovers(world: &World) {
-    longshore::sys::mount::unmount_below(&world.folder).expect("unmounted");
+/// Parents of cgroups that runc makes and leaves, if nobody else is in there.
+fn remove_leftovers() {
     for controller in std::fs::read_dir("/sys/fs/cgroup").into_iter().flatten().flatten() {
         for namespace in ["k8s.io", "longshore-beside"] {
             let _ = std::fs::remove_dir(controller.path().join(namespace));
-        }
-        let pods = controller.path().join(world.cgroup.trim_start_matches('/'));
-        for pod in std::fs::read_dir(pods).into_iter().flatten().flatten() {
-            let _ = std::fs::remove_dir(pod.path().join("b"));
         }
     }
 }

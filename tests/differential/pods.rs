@@ -130,7 +130,7 @@ fn linux(random: &mut Random, world: &World, number: usize) -> LinuxPodSandboxCo
     let cgroup = &world.cgroup;
     let cgroup_parent = match random.below(20) {
         0 => String::new(),
-        1 => format!("{cgroup}//{number}/./a/../b/"),
+        1 => format!("{cgroup}//a/.././{number}/"),
         2 => format!("/..{cgroup}/{number}"),
         _ => format!("{cgroup}/{number}"),
     };
