@@ -19,7 +19,7 @@ const UNUSABLE: [&str; 7] = [
 #[derive(Clone)]
 pub(crate) struct World {
     /// Where paths of the host are.
-    folder: PathBuf,
+    pub(crate) folder: PathBuf,
     /// References of images.
     pub(crate) images: Vec<String>,
     /// The parent of all cgroups.
