@@ -25,7 +25,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 
 pub use files::remove_folder;
-pub use status::{user_of, verbose_info};
+pub use status::{runtime_options, user_of, verbose_info};
 
 use crate::cdi::Cdi;
 use crate::config::{Config, Handler};

@@ -1,11 +1,15 @@
 //! ContainerStatus.
 
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use prost::Message;
 use serde_json::{Value, json};
 
 use super::Containers;
+use crate::containerd::ContainerRecord;
 use crate::error::Result;
 use crate::image::Image;
-use crate::proto::cri;
+use crate::proto::{cri, runc, runtimeoptions};
 use crate::spec;
 use crate::spec::process::cri_signal;
 use crate::state::Container;
@@ -85,12 +89,47 @@ impl Containers {
             "snapshotKey": record.as_ref().map(|record| record.snapshot_key.as_str()).unwrap_or_default(),
             "snapshotter": record.as_ref().map(|record| record.snapshotter.as_str()).unwrap_or_default(),
             "runtimeType": record.as_ref().map(|record| record.runtime.as_str()).unwrap_or_default(),
-            "runtimeOptions": Value::Null,
+            "runtimeOptions": runtime_options(record.as_ref()),
             "config": container.metadata.config,
             "runtimeSpec": runtime_spec,
         });
         Ok(verbose_info(&info))
     }
+}
+
+/// The shim's options as the plugin shows them: by the names of its protobuf fields, without
+/// those that are not set.
+#[must_use]
+pub fn runtime_options(record: Option<&ContainerRecord>) -> Value {
+    let Some(any) = record.and_then(|record| record.runtime_options.as_ref()) else { return Value::Null };
+    let value = any.value.as_slice();
+    let fields = match any.type_url.rsplit('/').next() {
+        Some("containerd.runc.v1.Options") => runc::Options::decode(value).ok().map(|options| {
+            json!({
+                "no_pivot_root": options.no_pivot_root,
+                "no_new_keyring": options.no_new_keyring,
+                "shim_cgroup": options.shim_cgroup,
+                "io_uid": options.io_uid,
+                "io_gid": options.io_gid,
+                "binary_name": options.binary_name,
+                "root": options.root,
+                "systemd_cgroup": options.systemd_cgroup,
+                "criu_image_path": options.criu_image_path,
+                "criu_work_path": options.criu_work_path,
+            })
+        }),
+        Some("runtimeoptions.v1.Options") => runtimeoptions::Options::decode(value).ok().map(|options| {
+            json!({
+                "type_url": options.type_url,
+                "config_path": options.config_path,
+                "config_body": STANDARD.encode(options.config_body),
+            })
+        }),
+        _ => None,
+    };
+    let Some(Value::Object(fields)) = fields else { return Value::Null };
+    let is_set = |value: &Value| *value != json!(false) && *value != json!(0) && *value != json!("");
+    fields.into_iter().filter(|(_, value)| is_set(value)).collect()
 }
 
 /// The info map of a verbose answer: one key, its value JSON text.
@@ -113,4 +152,28 @@ pub(super) fn image_spec(metadata: &ContainerMetadata, image: Option<&Image>) ->
 pub fn user_of(record_spec: &[u8]) -> spec::oci::User {
     let spec: Option<spec::Spec> = serde_json::from_slice(record_spec).ok();
     spec.and_then(|spec| spec.process).map(|process| process.user).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::containerd::Any;
+
+    fn shown(type_url: &str, value: Vec<u8>) -> Value {
+        let options = Some(Any { type_url: type_url.into(), value });
+        runtime_options(Some(&ContainerRecord { runtime_options: options, ..Default::default() }))
+    }
+
+    #[test]
+    fn options_of_shims_are_shown_by_name() {
+        let options = runc::Options { root: "/run/x".into(), systemd_cgroup: true, ..Default::default() };
+        let want = json!({ "root": "/run/x", "systemd_cgroup": true });
+        assert_eq!(shown("containerd.runc.v1.Options", options.encode_to_vec()), want);
+        let options = runtimeoptions::Options { config_body: b"a = 1".to_vec(), ..Default::default() };
+        assert_eq!(
+            shown("runtimeoptions.v1.Options", options.encode_to_vec()),
+            json!({ "config_body": "YSA9IDE=" })
+        );
+        assert_eq!((shown("else", vec![]), runtime_options(None)), (Value::Null, Value::Null));
+    }
 }

@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 
 use super::Pods;
-use crate::container::verbose_info;
+use crate::container::{runtime_options, verbose_info};
 use crate::error::Result;
 use crate::network::netns;
 use crate::proto::cri;
@@ -71,7 +71,7 @@ impl Pods {
             "snapshotter": text(|record| &record.snapshotter),
             "runtimeHandler": pod.handler,
             "runtimeType": text(|record| &record.runtime),
-            "runtimeOptions": Value::Null,
+            "runtimeOptions": runtime_options(record.as_ref()),
             "config": *pod.config,
             "runtimeSpec": runtime_spec,
             "cniResult": network.cni_result,

@@ -81,7 +81,7 @@ impl Case<'_> {
 const CAPABILITIES: &str = "/container/linux/security_context/capabilities";
 
 pub(crate) const ALL: &[Allowed] = &[
-    Allowed { id: "oci-version", applies: |case| case.found.path == ".spec.ociVersion" },
+    Allowed { id: "oci-version", applies: |case| case.found.path.ends_with(".ociVersion") },
     Allowed { id: "record-sandbox", applies: |case| case.is("container", ".sandbox") },
     Allowed {
         id: "reserved-labels",
@@ -137,7 +137,7 @@ pub(crate) const ALL: &[Allowed] = &[
         id: "status-pod",
         applies: |case| {
             case.is("PodSandboxStatus", ".timestamp")
-                || case.is("PodSandboxStatus", ".info")
+                || case.is("PodSandboxStatus", ".info.runtimeHandler")
                 || case.is("PodSandboxStatus", ".status.linux.namespaces.options")
         },
     },
@@ -249,6 +249,7 @@ pub(crate) const ALL: &[Allowed] = &[
             case.is_before(2, 3)
                 && (newer.iter().any(|end| path.ends_with(end))
                     || path.contains(".seccomp.")
+                    || case.is("container", ".spec.mounts[].source")
                     || case.refused("InvalidArgument", "Ok", &words)
                     || case.refused("FailedPrecondition", "Ok", &words))
         },

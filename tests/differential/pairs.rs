@@ -283,7 +283,19 @@ impl InPod<'_> {
             async move { client.start_container(request).await.map(drop) }
         };
         let results = tokio::join!(start(ours, &a), start(theirs, &b));
-        let (Some(()), Some(())) = asked("StartContainer").both(results.0, results.1, report) else { return };
+        let (Some(()), Some(())) = asked("StartContainer").both(results.0, results.1, report) else {
+            // The text of the failure is each server's own.
+            let ended = |mut status: Value| {
+                if let Some(message) = status.pointer_mut("/status/message") {
+                    *message = (*message != "").into();
+                }
+                status
+            };
+            let statuses =
+                (ours.container_status(&a, &words.0).await.0, theirs.container_status(&b, &words.1).await.0);
+            asked("ContainerStatus").compare(&ended(statuses.0), &ended(statuses.1), report);
+            return;
+        };
         let (status, other) =
             (ours.container_status(&a, &words.0).await, theirs.container_status(&b, &words.1).await);
         if let (Some(ours), Some(theirs)) =

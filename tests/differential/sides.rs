@@ -125,8 +125,8 @@ impl Side {
             "status": status,
             "containers": answer.containers_statuses.len(),
             "timestamp": answer.timestamp != 0,
-            "info": keys(&info),
-            "config": info["config"],
+            "listed": self.listed_pod(id).await,
+            "info": shown(info),
         }))
     }
 
@@ -137,12 +137,42 @@ impl Side {
         let mut status = serde_json::to_value(answer.status).expect("JSON");
         hide_times(&mut status);
         let pid = info["pid"].as_u64().and_then(|pid| u32::try_from(pid).ok()).unwrap_or(0);
-        (words.normal(json!({ "status": status, "info": keys(&info), "config": info["config"] })), pid)
+        let listed = self.listed_container(id).await;
+        (words.normal(json!({ "status": status, "listed": listed, "info": shown(info) })), pid)
+    }
+
+    async fn listed_pod(&self, id: &str) -> Value {
+        let filter = cri::PodSandboxFilter { id: id.to_owned(), ..Default::default() };
+        let mut list =
+            serde_json::to_value(self.cri.list_pods(Some(filter)).await.expect("a list")).expect("JSON");
+        list.as_array_mut().into_iter().flatten().for_each(hide_times);
+        list
+    }
+
+    async fn listed_container(&self, id: &str) -> Value {
+        let filter = cri::ContainerFilter { id: id.to_owned(), ..Default::default() };
+        let list = self.cri.list_containers(Some(filter)).await.expect("a list");
+        let mut list = serde_json::to_value(list).expect("JSON");
+        list.as_array_mut().into_iter().flatten().for_each(hide_times);
+        list
     }
 }
 
-fn keys(value: &Value) -> Vec<&String> {
-    value.as_object().map(|map| map.keys().collect()).unwrap_or_default()
+/// What is shown under `info`, but for what the record shows already, and what the two
+/// have of their own.
+fn shown(mut info: Value) -> Value {
+    for key in ["runtimeSpec", "sandboxMetadata", "cniResult"] {
+        if let Some(value) = info.get_mut(key) {
+            *value = value.is_object().into();
+        }
+    }
+    if let Some(pid) = info.get_mut("pid") {
+        *pid = (*pid != 0).into();
+    }
+    if let Some(root) = info.pointer_mut("/runtimeOptions/root") {
+        *root = format!("{}/", root.as_str().unwrap_or_default()).into();
+    }
+    info
 }
 
 fn hide_times(status: &mut Value) {
