@@ -14,7 +14,7 @@ tests() {
 export LONGSHORE_TEST_CGROUP_DRIVER=systemd
 if [ -n "$names" ]; then
     # shellcheck disable=SC2086 # a list
-    tests --test-threads 1 $names
+    tests --test-threads 1 --nocapture $names
     exit $failed
 fi
 echo "=== AppArmor, one after the other"
