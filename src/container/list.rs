@@ -1,7 +1,6 @@
 //! ListContainers: from memory (SVC-35).
 
 use super::Containers;
-use super::status::image_spec;
 use crate::proto::cri;
 use crate::state::Container;
 
@@ -20,12 +19,12 @@ impl Containers {
     fn list_item(&self, container: &Container) -> cri::Container {
         let metadata = &container.metadata;
         let status = container.status();
-        let image = self.images.find(&metadata.image_ref);
         cri::Container {
             id: container.id.to_string(),
             pod_sandbox_id: container.pod_id.to_string(),
             metadata: metadata.config.metadata.clone(),
-            image: Some(image_spec(metadata, image.as_deref())),
+            // As it was asked for, mostly by its id: which tag that has says ContainerStatus.
+            image: metadata.config.image.clone(),
             // Not the repo digest that ContainerStatus gives (CTR-25).
             image_ref: metadata.image_ref.clone(),
             state: status.state() as i32,

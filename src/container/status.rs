@@ -138,9 +138,9 @@ pub fn verbose_info(info: &Value) -> std::collections::BTreeMap<String, String> 
     [("info".to_owned(), info.to_string())].into()
 }
 
-/// What status and list say of the image: a tag of it, else what was asked for; never
+/// What the status says of the image: a tag of it, else what was asked for; never
 /// empty (CTR-24).
-pub(super) fn image_spec(metadata: &ContainerMetadata, image: Option<&Image>) -> cri::ImageSpec {
+fn image_spec(metadata: &ContainerMetadata, image: Option<&Image>) -> cri::ImageSpec {
     let asked = metadata.config.image.clone().unwrap_or_default();
     let tag = image.and_then(|image| image.repo_tags().into_iter().next());
     let name = tag.or_else(|| Some(asked.user_specified_image.clone()).filter(|text| !text.is_empty()));

@@ -151,7 +151,7 @@ pub(crate) const ALL: &[Allowed] = &[
             let metadata = ".extensions.io.cri-containerd.sandbox.metadata.value.Metadata.Config.linux.sysctls.net.ipv4.";
             case.found.ours.is_null()
                 && (case.is_in("pause", &[metadata])
-                    || case.is_in("PodSandboxStatus", &[".config.linux.sysctls.net.ipv4."]))
+                    || case.is_in("PodSandboxStatus", &[".info.config.linux.sysctls.net.ipv4."]))
         },
     },
     Allowed {
