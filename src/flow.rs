@@ -341,7 +341,11 @@ mod tests {
             let flow = flow.clone();
             async move {
                 let stopping = flow.clone();
-                flow.detach(async move { Ok(stopping.stopping().await) }).await
+                flow.detach(async move {
+                    stopping.stopping().await;
+                    Ok(())
+                })
+                .await
             }
         });
         tokio::task::yield_now().await;

@@ -7,7 +7,11 @@ use tracing::info;
 use super::Containers;
 use super::files::remove_folder;
 use crate::error::{Result, precondition};
+use crate::flow;
+use crate::proto::cri::PodSandboxConfig;
+use crate::spec::resources::cgroups_path;
 use crate::state::Container;
+use crate::sys;
 
 impl Containers {
     /// Removes a container, killing it first if it runs (CTR-40). Unknown ids are fine; a
@@ -60,6 +64,9 @@ impl Containers {
         let id = container.id.as_str();
         self.stop_container(container, 0).await?;
         self.discard_task(id).await?;
+        if let Ok(pod) = self.store.pod(container.pod_id.as_str()) {
+            self.remove_left_cgroup(&pod.config, id).await;
+        }
         self.close_output(container).await;
         let snapshotter = self.snapshotter_of(id).await?;
         self.containerd.delete_container(id).await?;
@@ -68,6 +75,19 @@ impl Containers {
         }
         remove_folder(&self.paths.container_state(&container.id)).await?;
         remove_folder(&self.paths.container_root(&container.id)).await
+    }
+
+    /// Removes what an OCI runtime that was cut off may have left of the cgroup of an ended
+    /// task: it has forgotten the container then, and deletes nothing.
+    pub async fn remove_left_cgroup(&self, pod: &PodSandboxConfig, id: &str) {
+        let parent = pod.linux.as_ref().map(|linux| linux.cgroup_parent.as_str()).unwrap_or_default();
+        let path = cgroups_path(parent, id);
+        let removed = flow::blocking(move || {
+            sys::cgroup::remove_left(&path);
+            Ok(())
+        });
+        // It cannot fail.
+        let _ = removed.await;
     }
 
     /// The snapshotter as recorded; none when containerd has no such container any more

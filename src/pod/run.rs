@@ -239,11 +239,13 @@ impl Pods {
             });
         }
         {
-            let (containers, id) = (self.containers.clone(), id.clone());
+            let (containers, config, id) = (self.containers.clone(), creation.config.clone(), id.clone());
             resources.push("task", move || async move {
                 containers.discard_task(id.as_str()).await?;
                 // A call that ran into its limit may have cost containerd the shim.
-                containers.containerd.end_lost_shim(id.as_str()).await
+                containers.containerd.end_lost_shim(id.as_str()).await?;
+                containers.remove_left_cgroup(&config, id.as_str()).await;
+                Ok(())
             });
         }
         let pid = self.network_and_task(creation, network, stage).await?;

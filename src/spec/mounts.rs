@@ -179,7 +179,7 @@ pub fn of_container(request: Request<'_>, start: Vec<Mount>, root: &mut String) 
     let taken: HashSet<String> = binds.iter().map(|mount| clean(&mount.destination)).collect();
     list.retain(|mount| {
         let target = clean(&mount.destination);
-        !taken.contains(&target) && !(taken.contains("/dev") && target.starts_with("/dev/"))
+        !(taken.contains(&target) || taken.contains("/dev") && target.starts_with("/dev/"))
     });
     if request.privileged {
         make_writable(&mut list, "sysfs");

@@ -88,14 +88,14 @@ const WEBSOCKET_FORWARD: [Protocol; 3] = [
     protocol("v4.base64.channel.k8s.io", BASE64, 4),
 ];
 
+/// The answer of a client with which there is no agreement.
+pub(super) type Refusal = Box<Response<String>>;
+
 /// Agrees with a client, and gives the answer that it gets.
 ///
 /// # Errors
 /// The answer of a client with which there is no agreement.
-pub(super) fn agree(
-    headers: &HeaderMap,
-    purpose: Purpose,
-) -> Result<(Agreement, Response<()>), Response<String>> {
+pub(super) fn agree(headers: &HeaderMap, purpose: Purpose) -> Result<(Agreement, Response<()>), Refusal> {
     let upgrades = |to: &str| {
         tokens(headers, &CONNECTION).any(|token| token.eq_ignore_ascii_case("upgrade"))
             && tokens(headers, &UPGRADE).any(|token| token.eq_ignore_ascii_case(to))
@@ -109,7 +109,7 @@ pub(super) fn agree(
     Err(refusal(StatusCode::BAD_REQUEST, "an upgrade to SPDY/3.1 or websocket is required"))
 }
 
-fn spdy(headers: &HeaderMap, purpose: Purpose) -> Result<(Agreement, Response<()>), Response<String>> {
+fn spdy(headers: &HeaderMap, purpose: Purpose) -> Result<(Agreement, Response<()>), Refusal> {
     let known: &[Protocol] = match purpose {
         Purpose::RemoteCommand => &SPDY_COMMAND,
         Purpose::PortForward => &SPDY_FORWARD,
@@ -132,7 +132,7 @@ fn spdy(headers: &HeaderMap, purpose: Purpose) -> Result<(Agreement, Response<()
     Ok((found.agreement, response))
 }
 
-fn websocket(headers: &HeaderMap, purpose: Purpose) -> Result<(Agreement, Response<()>), Response<String>> {
+fn websocket(headers: &HeaderMap, purpose: Purpose) -> Result<(Agreement, Response<()>), Refusal> {
     let Some(key) = headers.get(SEC_WEBSOCKET_KEY) else {
         return Err(refusal(StatusCode::BAD_REQUEST, "the header Sec-WebSocket-Key is required"));
     };
@@ -176,10 +176,10 @@ fn switching(to: &'static str) -> Response<()> {
     response
 }
 
-fn refusal(status: StatusCode, words: &str) -> Response<String> {
+fn refusal(status: StatusCode, words: &str) -> Refusal {
     let mut response = Response::new(format!("{words}\n"));
     *response.status_mut() = status;
-    response
+    Box::new(response)
 }
 
 #[cfg(test)]

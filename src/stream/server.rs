@@ -170,7 +170,7 @@ impl Client {
         };
         let (agreement, response) = match negotiate::agree(request.headers(), purpose) {
             Ok(agreed) => agreed,
-            Err(response) => return refused(response),
+            Err(response) => return refused(*response),
         };
         let upgrade = hyper::upgrade::on(&mut request);
         let client = self.clone();

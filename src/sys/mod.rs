@@ -3,6 +3,7 @@
 
 pub mod apparmor;
 pub mod beneath;
+pub mod cgroup;
 pub mod copy;
 pub mod idmap;
 pub mod inotify;

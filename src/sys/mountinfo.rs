@@ -51,8 +51,9 @@ pub fn containing(table: &[MountPoint], path: &Path) -> MountPoint {
 #[must_use]
 pub fn super_options(path: &Path) -> Vec<String> {
     let table = std::fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
-    let lines = table.lines().filter(|text| line(text.as_bytes()).is_some_and(|mount| mount.path == path));
-    let options = lines.last().and_then(|text| text.split(" - ").nth(1)?.split(' ').nth(2));
+    let mut lines =
+        table.lines().filter(|text| line(text.as_bytes()).is_some_and(|mount| mount.path == path));
+    let options = lines.next_back().and_then(|text| text.split(" - ").nth(1)?.split(' ').nth(2));
     options.map(|options| options.split(',').map(str::to_owned).collect()).unwrap_or_default()
 }
 

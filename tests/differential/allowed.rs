@@ -173,13 +173,11 @@ pub(crate) const ALL: &[Allowed] = &[
     Allowed {
         id: "mount-options",
         applies: |case| {
-            let has_options = case.request.to_string().contains("\"mount_options\":[");
-            let path = case.found.path.as_str();
-            has_options
-                && (path.ends_with(".mount_options")
-                    || case.is("container", ".spec.mounts[].options")
-                    || case.is("process", ".mounts[]")
-                    || case.refused("", "Ok", &["option"]))
+            case.asks("/container/mounts", |key| key == "mount_options")
+                && (case.found.path.contains(".mount_options")
+                    || case.is_in("container", &[".spec.mounts"])
+                    || case.is_in("process", &[".mounts"])
+                    || case.refused("InvalidArgument", "", &["mount option"]))
         },
     },
     Allowed {

@@ -62,7 +62,7 @@ async fn longshore_makes_of_a_request_what_the_plugin_makes_of_it() {
         images::all().iter().map(|(name, _)| format!("registry.test/{name}:1")).collect();
     let mut world = None;
     // Every other seed has other options.
-    let make = |place: &harness::Place| World::make(place, images.clone(), seed % 2 == 0);
+    let make = |place: &harness::Place| World::make(place, images.clone(), seed.is_multiple_of(2));
     let node = Node::with(Server::BuiltIn)
         .id_mapping_runc()
         .plugin_config(|place| world.insert(make(place)).plugin())

@@ -187,9 +187,9 @@ fn hide_times(status: &mut Value) {
 pub(crate) async fn process(pid: u32, words: &Words) -> Option<Value> {
     let folder = PathBuf::from(format!("/proc/{pid}"));
     let read = |name: &str| std::fs::read_to_string(folder.join(name)).ok();
-    // A started process is the OCI runtime's own for a moment.
+    // A started process is the OCI runtime's own for a moment, and then has nothing at all.
     wait_until("the process of a container", async || {
-        read("environ").is_none_or(|environ| !environ.contains("_LIBCONTAINER_"))
+        read("environ").is_none_or(|environ| !environ.is_empty() && !environ.contains("_LIBCONTAINER_"))
     })
     .await;
     const FIELDS: [&str; 10] = [

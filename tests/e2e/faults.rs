@@ -232,3 +232,31 @@ async fn sigterm_lets_a_running_call_end() {
     node.remove_all().await;
     node.finish().await;
 }
+
+/// What an OCI runtime that was killed in the middle leaves of a cgroup goes with the container
+/// and the pod.
+#[tokio::test]
+async fn cgroups_that_nobody_knows_any_more_are_removed() {
+    let node = Node::with(Server::Longshore).start().await;
+    let pod = node.pod("a").run().await.expect("a pod");
+    let container = pod.container("c").forever().run().await.expect("it runs");
+    let place = node.place();
+    let of = |id: &str| -> Vec<std::path::PathBuf> {
+        let parents = place.cgroup_folders().into_iter();
+        parents.map(|parent| parent.join("uid-0").join(id)).collect()
+    };
+    container.stop(0).await.expect("stopped");
+    wait_until("the end of its cgroups", async || of(&container.id).iter().all(|path| !path.exists())).await;
+    let left = of(&container.id);
+    assert!(!left.is_empty());
+    left.iter().for_each(|path| std::fs::create_dir(path).expect("a cgroup"));
+    container.remove().await.expect("removed");
+    assert!(left.iter().all(|path| !path.exists()), "{left:?}");
+    pod.stop().await.expect("stopped");
+    let left = of(&pod.id);
+    wait_until("the end of its cgroups", async || left.iter().all(|path| !path.exists())).await;
+    left.iter().for_each(|path| std::fs::create_dir(path).expect("a cgroup"));
+    pod.remove().await.expect("removed");
+    assert!(left.iter().all(|path| !path.exists()), "{left:?}");
+    node.finish().await;
+}

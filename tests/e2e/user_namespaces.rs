@@ -7,7 +7,9 @@ use std::path::PathBuf;
 use containerd_client::services::v1::leases_client::LeasesClient;
 use containerd_client::services::v1::snapshots::snapshots_client::SnapshotsClient;
 use containerd_client::services::v1::snapshots::{Info, Kind, ListSnapshotsRequest};
+use containerd_client::services::v1::tasks_client::TasksClient;
 use containerd_client::services::v1::{CreateRequest, DeleteRequest};
+use containerd_client::types::v1::Status;
 
 use longshore::proto::cri::{IdMapping, Mount, NamespaceMode};
 use longshore::sys::netns;
@@ -149,6 +151,14 @@ async fn a_pod_with_a_user_namespace_that_was_cut_off_is_rolled_back() {
     };
     let reached = node.place().path("reached");
     wait_until("the plugin", async || reached.exists()).await;
+    // The pause container is made meanwhile.
+    wait_until("the pause container", async || {
+        let tasks =
+            TasksClient::new(node.containerd().channel()).list(in_namespace(Default::default())).await;
+        let tasks = tasks.expect("tasks are listed").into_inner().tasks;
+        tasks.iter().any(|task| task.status() == Status::Running)
+    })
+    .await;
     node.longshore().kill().await;
     running.await.expect("no panic").expect_err("the server is gone");
     std::fs::write(node.place().path("gone-on"), "").expect("a file");
@@ -228,7 +238,7 @@ async fn an_image_with_owners_that_are_not_mapped_is_refused() {
         let user = context.namespace_options.as_mut().expect("options").userns_options.as_mut();
         let map = IdMapping { host_id: UID, container_id: 0, length: 100_000 };
         let user = user.expect("options");
-        (user.uids, user.gids) = (vec![map.clone()], vec![map]);
+        (user.uids, user.gids) = (vec![map], vec![map]);
     });
     let wide = wide.run().await.expect("a pod");
     let container = wide.container("c").image(&id).forever().run().await.expect("a container");

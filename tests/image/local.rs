@@ -257,7 +257,8 @@ async fn the_file_system_of_images_is_told_with_and_without_any() {
     assert!(usage.used_bytes >= 200_000 && usage.inodes_used >= 2, "{usage:?}");
     // A container's part follows in the background.
     let images = longshore::image::Images::new(node.containerd.clone(), &node.config);
-    let writable = node.containerd.prepare_snapshot("overlayfs", "c", "", Default::default(), None);
+    let root = [("containerd.io/gc.root".to_owned(), "1970-01-01T00:00:00Z".to_owned())].into();
+    let writable = node.containerd.prepare_snapshot("overlayfs", "c", "", root, None);
     let place = std::path::PathBuf::from(&writable.await.expect("prepared")[0].source);
     std::fs::write(place.join("large"), vec![1; 3_000_000]).expect("file");
     let wait = async {

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use longshore::proto::cri::security_profile::ProfileType;
 use longshore::proto::cri::{LinuxContainerSecurityContext, NamespaceMode};
-use longshore::spec::oci::{Capabilities, Mount, Process, Spec};
+use longshore::spec::oci::{Capabilities, Process, Spec};
 use longshore::spec::paths::{clean, depth};
 use longshore::spec::security::{DEFAULT_CAPABILITIES, names_of};
 
@@ -172,9 +172,9 @@ fn mounts(case: &Case, context: &LinuxContainerSecurityContext, spec: &Spec) {
         assert!(read_only >= asked.count(), "{given:?} is writable: {same:?}");
         assert!(same.iter().all(|mount| !(has("ro", &mount.options) && has("rw", &mount.options))));
     }
-    // The host's /sys stands where a new one would: where the network is the host's.
-    let is_bind = |mount: &&Mount| mount.kind == "bind" && mount.source != "/sys";
-    let binds: Vec<_> = spec.mounts.iter().filter(is_bind).collect();
+    // The host's /sys stands where a fresh one would, before what is asked for (SBX-28).
+    let is_asked = |mount: &&longshore::spec::oci::Mount| mount.kind == "bind" && mount.source != "/sys";
+    let binds: Vec<_> = spec.mounts.iter().filter(is_asked).collect();
     let depths: Vec<usize> = binds.iter().map(|mount| depth(&mount.destination)).collect();
     assert!(depths.is_sorted(), "{binds:?}");
     let given: Vec<usize> = case.config.mounts.iter().map(|mount| depth(&mount.container_path)).collect();

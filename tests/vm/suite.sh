@@ -4,7 +4,7 @@ built=$(cat built-at)
 mkdir -p "$(dirname "$built")"
 ln -s "$PWD/longshore" "$built"
 # Emulated, a pod's life takes about as many times as long.
-export LONGSHORE_TEST_PATIENCE=10
+export LONGSHORE_TEST_PATIENCE=4
 names=$(cat names)
 failed=0
 tests() {
@@ -14,7 +14,7 @@ tests() {
 export LONGSHORE_TEST_CGROUP_DRIVER=systemd
 if [ -n "$names" ]; then
     # shellcheck disable=SC2086 # a list
-    tests --test-threads 1 $names
+    tests --test-threads 1 --nocapture $names
     exit $failed
 fi
 echo "=== AppArmor, one after the other"

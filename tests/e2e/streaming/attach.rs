@@ -25,10 +25,9 @@ async fn all_clients_see_the_output_and_the_first_input_is_the_only_one() {
     first.sees(STDOUT, "one\n").await;
     let mut second = attach(&container, false).await;
     // Until it sees something it may not be attached yet.
-    while second.text(STDOUT).is_empty() {
-        first.send(STDIN, "echo again\n").await;
-        assert!(second.read().await);
-    }
+    first.send(STDIN, "until [ -e /tmp/go ]; do echo again; sleep 1; done\n").await;
+    second.sees(STDOUT, "again\n").await;
+    container.sh("touch /tmp/go").await;
     first.send(STDIN, "echo two; echo oops >&2\n").await;
     for client in [&mut first, &mut second] {
         client.sees(STDOUT, "two\n").await;
