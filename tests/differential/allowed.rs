@@ -116,6 +116,24 @@ pub(crate) const ALL: &[Allowed] = &[
         },
     },
     Allowed {
+        id: "host-sys",
+        applies: |case| {
+            let node = case
+                .request
+                .pointer("/pod/linux/security_context/namespace_options/network")
+                .or_else(|| case.request.pointer("/config/linux/security_context/namespace_options/network"));
+            (case.has_user_namespace()
+                || case
+                    .request
+                    .pointer("/config/linux/security_context/namespace_options/userns_options/uids")
+                    .is_some())
+                && node.is_some_and(|mode| *mode == 2)
+                && (case.is_in("container", &[".spec.mounts"])
+                    || case.is_in("pause", &[".spec.mounts"])
+                    || case.is_in("process", &[".mounts"]))
+        },
+    },
+    Allowed {
         id: "own-files-mapped",
         applies: |case| {
             let path = case.found.path.as_str();
