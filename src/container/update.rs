@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::Containers;
-use crate::containerd::ContainerUpdate;
+use crate::containerd::{ContainerUpdate, ProcessStatus};
 use crate::error::{Result, precondition};
 use crate::proto::cri::{ContainerState, LinuxContainerResources};
 use crate::spec;
@@ -52,7 +52,7 @@ impl Containers {
         if status.state() == ContainerState::ContainerRunning {
             let applied = self.containerd.update_task(id, cgroup_part(&new)?).await;
             match applied {
-                Err(error) if !error.is_not_found() => {
+                Err(error) if !error.is_not_found() && !self.has_exited(id).await => {
                     let error = error.context(format!("update container {id}"));
                     return Err(match store(record.spec).await {
                         Ok(()) => error,
@@ -72,6 +72,14 @@ impl Containers {
                 Ok(())
             })
             .await
+    }
+
+    /// Whether the container's process has ended, which the store may learn later.
+    async fn has_exited(&self, id: &str) -> bool {
+        match self.containerd.process(id, "").await {
+            Ok(process) => process.status == ProcessStatus::Stopped,
+            Err(error) => error.is_not_found(),
+        }
     }
 }
 

@@ -181,6 +181,17 @@ pub(crate) const ALL: &[Allowed] = &[
         },
     },
     Allowed {
+        id: "image-volume-views",
+        applies: |case| {
+            let theirs = case.found.theirs.as_str().and_then(|mount| mount.strip_suffix(" overlay"));
+            let ours = case.found.ours.as_str().and_then(|mount| mount.rsplit_once(' '));
+            case.is("process", ".mounts[]")
+                && case.asks("/container/mounts", |key| key == "image")
+                && theirs.is_some()
+                && theirs == ours.map(|(mount, _)| mount)
+        },
+    },
+    Allowed {
         id: "user-namespaces",
         applies: |case| {
             let words = ["user namespace", "uid mapping", "gid mapping", "is not mapped"];

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt::Write;
+use std::path::Path;
 
 use longshore::proto::cri::{
     ContainerConfig, RunPodSandboxRequest, StartContainerRequest, UpdateContainerResourcesRequest,
@@ -273,7 +274,7 @@ impl InPod<'_> {
             (ours.container_status(&a, &words.0).await, theirs.container_status(&b, &words.1).await);
         asked("ContainerStatus").compare(&status.0, &other.0, report);
         if let Some(update) = update.as_ref().filter(|_| !starts) {
-            self.update(update, (&a, &b), &words, number, report).await;
+            self.update(update, (&a, &b), None, &words, number, report).await;
         }
         if !starts {
             return;
@@ -310,7 +311,7 @@ impl InPod<'_> {
             }
         }
         if let Some(update) = &update {
-            self.update(update, (&a, &b), &words, number, report).await;
+            self.update(update, (&a, &b), Some((status.1, other.1)), &words, number, report).await;
         }
     }
 
@@ -332,6 +333,7 @@ impl InPod<'_> {
         &self,
         update: &longshore::proto::cri::LinuxContainerResources,
         (a, b): (&String, &String),
+        pids: Option<(u32, u32)>,
         words: &(Words, Words),
         number: usize,
         report: &mut Report,
@@ -353,6 +355,11 @@ impl InPod<'_> {
             version: &self.pair.version,
         };
         let results = tokio::join!(send(ours, a), send(theirs, b));
+        // What ends by itself may have ended on one side only.
+        let runs = |pid: u32| Path::new(&format!("/proc/{pid}/root/.")).exists();
+        if pids.is_some_and(|(a, b)| !runs(a) || !runs(b)) {
+            return;
+        }
         if let (Some(()), Some(())) = asked.both(results.0, results.1, report) {
             let records = (ours.record(a, &words.0).await, theirs.record(b, &words.1).await);
             let limits = |record: &Value| record["spec"]["linux"]["resources"].clone();
