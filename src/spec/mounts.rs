@@ -121,10 +121,12 @@ pub(super) fn make_writable(mounts: &mut [Mount], kind: &str) {
 }
 
 /// Puts the host's `/sys` in place of one of the container's own (SBX-28): all of it, and
-/// read-only also for privileged containers.
+/// read-only also for privileged containers. As a slave, or in a container with a shared
+/// root file system what is mounted on it (the cgroups) would cover the host's own, where
+/// the runtime still looks for its sources.
 fn use_host_sys(list: &mut [Mount]) {
     for given in list.iter_mut().filter(|given| given.destination == "/sys") {
-        *given = mount("/sys", "bind", "/sys", &["rbind", "rro", "nosuid", "nodev", "noexec"]);
+        *given = mount("/sys", "bind", "/sys", &["rbind", "rro", "rslave", "nosuid", "nodev", "noexec"]);
     }
 }
 
@@ -583,7 +585,7 @@ mod tests {
         let sys: Vec<_> = list.iter().filter(|mount| mount.destination == "/sys").collect();
         assert_eq!(sys.len(), 1);
         assert_eq!((sys[0].kind.as_str(), sys[0].source.as_str()), ("bind", "/sys"));
-        assert_eq!(sys[0].options, ["rbind", "rro", "nosuid", "nodev", "noexec"]);
+        assert_eq!(sys[0].options, ["rbind", "rro", "rslave", "nosuid", "nodev", "noexec"]);
         let ask = |mounts: &[cri::Mount]| {
             let gathered = vec![HostMount { source: "/host".into(), ..HostMount::default() }; mounts.len()];
             let request = Request {

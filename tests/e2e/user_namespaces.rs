@@ -11,8 +11,9 @@ use containerd_client::services::v1::tasks_client::TasksClient;
 use containerd_client::services::v1::{CreateRequest, DeleteRequest};
 use containerd_client::types::v1::Status;
 
-use longshore::proto::cri::{IdMapping, Mount, NamespaceMode};
+use longshore::proto::cri::{IdMapping, Mount, MountPropagation, NamespaceMode};
 use longshore::sys::netns;
+use rustix::mount::{MountFlags, MountPropagationFlags, UnmountFlags, mount, mount_change, unmount};
 use tonic::{Code, Request};
 
 use crate::harness::images::{Image, Layer};
@@ -57,6 +58,31 @@ fn in_namespace<T>(message: T) -> Request<T> {
     let mut request = Request::new(message);
     request.metadata_mut().insert("containerd-namespace", "k8s.io".parse().expect("a namespace"));
     request
+}
+
+/// SBX-28, OCI-31: what is mounted on the host's `/sys` in a container stays there, also
+/// where the container's mounts are shared.
+#[tokio::test]
+async fn the_hosts_sys_has_the_cgroups_on_it_where_mounts_are_shared() {
+    let node = node().await;
+    let shared = node.place().path("shared");
+    std::fs::create_dir(&shared).expect("a folder");
+    mount("tmpfs", &shared, "tmpfs", MountFlags::empty(), None).expect("a mount");
+    mount_change(&shared, MountPropagationFlags::SHARED).expect("a shared mount");
+    let pod = node.pod("a").user_namespace(UID, GID).host_network().run().await.expect("a pod");
+    let asked = Mount {
+        host_path: shared.display().to_string(),
+        container_path: "/shared".into(),
+        propagation: MountPropagation::PropagationBidirectional as i32,
+        ..Default::default()
+    };
+    let container = pod.container("c").mount_as(asked).forever().run().await.expect("a container");
+    let on = "grep -c ' /sys/fs/cgroup ' /proc/self/mountinfo";
+    assert_ne!(container.sh(on).await, "0");
+    container.sh("ls /sys/class/net/lo/mtu").await;
+    node.remove_all().await;
+    unmount(&shared, UnmountFlags::DETACH).expect("unmounted");
+    node.finish().await;
 }
 
 /// SVC-18, SBX-25: nothing is made for a pod that the runtime could not start, or start
