@@ -1,5 +1,6 @@
 //! The edge to the kubelet: gRPC in, one domain call, gRPC out.
 
+mod deadline;
 mod image;
 mod node;
 mod runtime;
@@ -15,6 +16,7 @@ use futures_util::FutureExt;
 use tonic::{Response, Status};
 use tracing::{Instrument, debug, info};
 
+pub use self::deadline::Deadline;
 use crate::config::Config;
 use crate::error::{Result, internal, unavailable};
 use crate::pod::{Pods, Recovery};
@@ -48,18 +50,16 @@ impl Cri {
 
     /// The RuntimeService.
     #[must_use]
-    pub fn runtime_server(&self) -> RuntimeServiceServer<Cri> {
-        RuntimeServiceServer::new(self.clone())
-            .max_decoding_message_size(REQUEST_BYTES_MAX)
-            .max_encoding_message_size(usize::MAX)
+    pub fn runtime_server(&self) -> Deadline<RuntimeServiceServer<Cri>> {
+        let server = RuntimeServiceServer::new(self.clone());
+        Deadline(server.max_decoding_message_size(REQUEST_BYTES_MAX).max_encoding_message_size(usize::MAX))
     }
 
     /// The ImageService.
     #[must_use]
-    pub fn image_server(&self) -> ImageServiceServer<Cri> {
-        ImageServiceServer::new(self.clone())
-            .max_decoding_message_size(REQUEST_BYTES_MAX)
-            .max_encoding_message_size(usize::MAX)
+    pub fn image_server(&self) -> Deadline<ImageServiceServer<Cri>> {
+        let server = ImageServiceServer::new(self.clone());
+        Deadline(server.max_decoding_message_size(REQUEST_BYTES_MAX).max_encoding_message_size(usize::MAX))
     }
 
     /// Fails before everything is known (SVC-07).
