@@ -18,6 +18,7 @@ mod negotiate;
 mod outcome;
 mod port_forward;
 mod ready;
+mod refusals;
 mod remote_command;
 mod resize;
 mod server;
@@ -29,6 +30,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 pub use handle::Handle;
+use refusals::Refusals;
 pub use server::Listener;
 use token::Tokens;
 
@@ -45,6 +47,7 @@ struct Inner {
     pods: Pods,
     tokens: Tokens<Request>,
     limits: Limits,
+    refusals: Refusals,
     /// `http://ADDRESS:PORT`
     base: String,
 }
@@ -87,7 +90,8 @@ impl Streaming {
             idle: Duration::from_secs(section.idle_timeout_s),
             creation: Duration::from_secs(section.creation_timeout_s),
         };
-        Ok((Streaming(Arc::new(Inner { pods, tokens: Tokens::default(), limits, base })), listener))
+        let inner = Inner { pods, tokens: Tokens::default(), limits, refusals: Refusals::default(), base };
+        Ok((Streaming(Arc::new(inner)), listener))
     }
 
     /// Exec: the URL where the command is run for who comes first.
