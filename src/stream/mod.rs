@@ -146,3 +146,6 @@ fn check_streams(stdin: bool, stdout: bool, stderr: bool, tty: bool) -> Result<(
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests;
