@@ -2,6 +2,7 @@
 
 mod attach;
 mod exec;
+mod hostile;
 
 use std::collections::BTreeMap;
 
