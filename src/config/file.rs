@@ -185,6 +185,8 @@ pub struct Stream {
     pub tls_cert_file: PathBuf,
     /// PEM file of the key.
     pub tls_key_file: PathBuf,
+    /// TLS with a certificate that is made at each start.
+    pub tls_self_signed: bool,
 }
 
 /// `[image]`
@@ -382,6 +384,7 @@ impl Default for Stream {
             creation_timeout_s: 30,
             tls_cert_file: PathBuf::new(),
             tls_key_file: PathBuf::new(),
+            tls_self_signed: false,
         }
     }
 }

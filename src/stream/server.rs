@@ -7,7 +7,6 @@
 
 use std::collections::VecDeque;
 use std::convert::Infallible;
-use std::sync::Arc;
 use std::time::Duration;
 
 use http::{Method, Response, StatusCode};
@@ -20,18 +19,15 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpListener;
 use tokio::task::AbortHandle;
 use tokio_rustls::TlsAcceptor;
-use tokio_rustls::rustls::ServerConfig;
-use tokio_rustls::rustls::pki_types::pem::PemObject;
-use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::{Instrument, debug, info};
 
 use super::negotiate::{self, Purpose};
 use super::refusals::{Refusals, Why, shortened};
-use super::{Request, Streaming, port_forward, remote_command};
+use super::{Request, Streaming, certificate, port_forward, remote_command};
 use crate::config::file::Stream;
-use crate::error::{Context, Result, invalid};
+use crate::error::{Context, Result};
 
 /// Clients at a time that have not said what they want.
 const STRANGERS_MAX: usize = 1024;
@@ -55,32 +51,13 @@ pub struct Listener {
 impl Listener {
     /// Binds, and gives the beginning of URLs.
     pub(super) async fn bind(section: &Stream) -> Result<(Listener, String)> {
-        let tls =
-            match (section.tls_cert_file.as_os_str().is_empty(), section.tls_key_file.as_os_str().is_empty())
-            {
-                (true, _) | (_, true) => None,
-                (false, false) => Some(acceptor(section)?),
-            };
+        let tls = certificate::acceptor(section)?;
         let what = || format!("bind the streaming server's address {}:{}", section.address, section.port);
         let listener = TcpListener::bind((section.address.as_str(), section.port)).await.context(what)?;
         let address = listener.local_addr().context(what)?;
         let scheme = if tls.is_some() { "https" } else { "http" };
         Ok((Listener { listener, tls }, format!("{scheme}://{address}")))
     }
-}
-
-fn acceptor(section: &Stream) -> Result<TlsAcceptor> {
-    let (certificate, key) = (&section.tls_cert_file, &section.tls_key_file);
-    let chain = CertificateDer::pem_file_iter(certificate)
-        .and_then(Iterator::collect::<Result<Vec<_>, _>>)
-        .map_err(|error| invalid(format!("stream.tls_cert_file {certificate:?}: {error}")))?;
-    let secret = PrivateKeyDer::from_pem_file(key)
-        .map_err(|error| invalid(format!("stream.tls_key_file {key:?}: {error}")))?;
-    let config = ServerConfig::builder()
-        .with_no_client_auth()
-        .with_single_cert(chain, secret)
-        .map_err(|error| invalid(format!("stream.tls_cert_file {certificate:?}: {error}")))?;
-    Ok(TlsAcceptor::from(Arc::new(config)))
 }
 
 impl Streaming {

@@ -7,6 +7,7 @@ pub mod cgroup;
 pub mod copy;
 pub mod idmap;
 pub mod inotify;
+pub mod interfaces;
 pub mod mount;
 pub mod mountinfo;
 pub mod netns;

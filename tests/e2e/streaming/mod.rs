@@ -3,6 +3,7 @@
 mod attach;
 mod exec;
 mod hostile;
+mod tls;
 
 use std::collections::BTreeMap;
 
