@@ -14,6 +14,7 @@ use std::ffi::OsString;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, Weak};
 use std::time::Duration;
 
@@ -29,7 +30,9 @@ use tracing::{debug, info, warn};
 use super::attached::{Attached, ContainerInput};
 use super::link::Link;
 use super::pipe::InputPipe;
-use super::protocol::{Added, ContainerIo, Drained, Hello, KeptIo, List, PROTOCOL, Request};
+use super::protocol::{
+    Added, ContainerIo, Drained, Hello, KeptIo, List, PROTOCOL, PROTOCOL_WITH_RATES, Request,
+};
 use super::{daemon, fifo};
 use crate::error::{Context, Error, Kind, Result, internal, unavailable};
 use crate::flow::{blocking, limited, lock};
@@ -72,6 +75,9 @@ struct Inner {
     /// Held while a keeper is connected to or started: there is one such attempt at a time.
     link: tokio::sync::Mutex<Option<Arc<Link>>>,
     kept: Mutex<HashMap<String, Held>>,
+    /// The keeper is of a version that reads everything as fast as it comes, and that was
+    /// not said yet.
+    lacks_rates: AtomicBool,
     last_start: Mutex<Option<Instant>>,
 }
 
@@ -107,6 +113,7 @@ impl Keeper {
             options,
             link: tokio::sync::Mutex::default(),
             kept: Mutex::default(),
+            lacks_rates: AtomicBool::new(false),
             last_start: Mutex::default(),
         }))
     }
@@ -119,6 +126,7 @@ impl Keeper {
     /// when there is no keeper to be had.
     pub async fn add(&self, io: ContainerIo) -> Result<()> {
         let id = io.id.clone();
+        let has_rate = io.bytes_per_second_max > 0;
         let held = blocking({
             let io = io.clone();
             move || Held::open(io)
@@ -132,6 +140,13 @@ impl Keeper {
             }
             Ok(_) => {}
             Err(_) => _ = lock(&self.0.kept).remove(&id),
+        }
+        if has_rate && self.0.lacks_rates.swap(false, Ordering::Relaxed) {
+            warn!(
+                container = id,
+                "the log keeper is of an older version, which limits no logs; it stays until the \
+                 containers that it has have ended"
+            );
         }
         added.map(drop).context(|| format!("log output of container {id:?}"))
     }
@@ -335,6 +350,7 @@ impl Inner {
         let hello = Request::Hello { protocol: PROTOCOL, version: env!("CARGO_PKG_VERSION").to_owned() };
         let hello: Hello = read(self.ask_once(&link, &hello).await?)?;
         debug!(pid = hello.pid, version = hello.version, protocol = hello.protocol, "the log keeper answers");
+        self.lacks_rates.store(hello.protocol < PROTOCOL_WITH_RATES, Ordering::Relaxed);
         self.add_again(&link).await?;
         Ok(Arc::new(link))
     }

@@ -7,4 +7,5 @@ mod attach;
 mod clients;
 mod fixture;
 mod life;
+mod limit;
 mod output;
