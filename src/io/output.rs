@@ -212,6 +212,8 @@ pub(super) struct Burst<'a> {
     sink: &'a mut Sink,
     page: &'a mut Page,
     filled: usize,
+    /// In nanoseconds since the epoch.
+    now: u64,
 }
 
 impl<'a> Burst<'a> {
@@ -221,8 +223,9 @@ impl<'a> Burst<'a> {
         stream: Stream,
         page: &'a mut Page,
     ) -> Burst<'a> {
-        page.prefix.begin(stream, line::now(), sink.last);
-        Burst { output, sink, page, filled: 0 }
+        let now = line::now();
+        page.prefix.begin(stream, now, sink.last);
+        Burst { output, sink, page, filled: 0, now }
     }
 
     #[inline]
@@ -244,7 +247,7 @@ impl<'a> Burst<'a> {
     fn flush(&mut self) {
         let entries = &self.page.bytes[..std::mem::take(&mut self.filled)];
         let Some(file) = self.sink.file.as_mut().filter(|_| !entries.is_empty()) else { return };
-        if let Err(loss) = file.write(entries) {
+        if let Err(loss) = file.write(entries, self.now) {
             self.output.lose(loss);
         }
     }

@@ -5,6 +5,7 @@
 
 mod attach;
 mod clients;
+mod disk;
 mod fixture;
 mod life;
 mod limit;
