@@ -40,6 +40,9 @@ use crate::error::{Result, invalid};
 use crate::pod::Pods;
 use crate::proto::cri::{AttachRequest, ExecRequest, PortForwardRequest};
 
+/// Streams of a client of exec or attach, which needs five: each may keep data waiting.
+const STREAMS_MAX: usize = 16;
+
 /// Gives out URLs, and serves those who come with them. Cheap to clone.
 #[derive(Clone)]
 pub struct Streaming(Arc<Inner>);
@@ -64,7 +67,7 @@ struct Limits {
 
 impl Limits {
     fn spdy(&self) -> spdy::Limits {
-        spdy::Limits { idle: self.idle, ..spdy::Limits::default() }
+        spdy::Limits { idle: self.idle, streams_max: STREAMS_MAX, ..spdy::Limits::default() }
     }
 
     fn websocket(&self) -> websocket::Limits {

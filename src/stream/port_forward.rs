@@ -71,7 +71,7 @@ where
 
 /// One connection that nobody reads inside the pod must not hold up the others for ever.
 fn of_pairs(limits: Limits) -> spdy::Limits {
-    spdy::Limits { stuck: Some(STUCK_LIMIT), ..limits.spdy() }
+    spdy::Limits { stuck: Some(STUCK_LIMIT), streams_max: 2 * PAIRS_MAX, ..limits.spdy() }
 }
 
 /// The pairs of a client's connection.
@@ -194,6 +194,8 @@ impl Pairs {
 /// One connection of a client, to its end. What goes wrong is told on the error stream.
 async fn forward(pods: &Pods, pod: &str, data: Half, error: Half) {
     let port = data.port;
+    // The client has nothing to say there, and nobody keeps it if it does.
+    drop(error.stream.incoming);
     let result = match pods.dial(pod, port).await {
         Ok(socket) => {
             let (incoming, outgoing) = (data.stream.incoming, data.stream.outgoing);

@@ -182,9 +182,10 @@ async fn garbage_and_silence_hold_up_nobody_and_cost_nothing() {
                     tokio::time::sleep(TRICKLE).await;
                 }
             };
+            let mut answer = [0; 100];
             tokio::select! {
                 () = trickle => {}
-                _ = read.read(&mut [0; 100]) => {}
+                _ = read.read(&mut answer) => {}
             }
         });
     }
