@@ -7,9 +7,11 @@
 
 use std::collections::VecDeque;
 use std::convert::Infallible;
+use std::io::ErrorKind;
 use std::time::Duration;
 
-use http::{Method, Response, StatusCode};
+use http::header::CONNECTION;
+use http::{HeaderValue, Method, Response, StatusCode};
 use http_body_util::Full;
 use hyper::body::{Bytes, Incoming};
 use hyper::server::conn::http1;
@@ -129,7 +131,10 @@ impl Client {
                 None => self.serve(stream).await,
                 Some(tls) => match tls.accept(stream).await {
                     Ok(stream) => self.serve(stream).await,
-                    Err(error) => self.refusals().count(Why::Garbage, &error),
+                    Err(error) if error.kind() == ErrorKind::InvalidData => {
+                        self.refusals().count(Why::Garbage, &error);
+                    }
+                    Err(error) => debug!(%error, "a streaming client has gone"),
                 },
             }
         };
@@ -146,12 +151,13 @@ impl Client {
             async move { Ok::<_, Infallible>(answer) }
         });
         let mut builder = http1::Builder::new();
-        builder.max_buf_size(HEAD_BYTES_MAX).max_headers(HEADERS_MAX);
-        // One request: nobody can ask on without taking the answers. The time limit is not
-        // the library's, which ends with the head.
-        builder.keep_alive(false).header_read_timeout(None);
-        if let Err(error) = builder.serve_connection(TokioIo::new(stream), service).with_upgrades().await {
-            self.refusals().count(Why::Garbage, &error);
+        builder.max_buf_size(HEAD_BYTES_MAX).max_header_size(HEAD_BYTES_MAX).max_headers(HEADERS_MAX);
+        // The time limit is not the library's, which ends with the head.
+        builder.header_read_timeout(None);
+        match builder.serve_connection(TokioIo::new(stream), service).with_upgrades().await {
+            Err(error) if error.is_parse() => self.refusals().count(Why::Garbage, &error),
+            Err(error) => debug!(%error, "a streaming client has gone"),
+            Ok(()) => {}
         }
     }
 
@@ -200,7 +206,10 @@ impl Client {
     fn refused(&self, response: Response<String>) -> Response<Full<Bytes>> {
         let why = format!("{}: {}", response.status().as_u16(), response.body().trim_end());
         self.refusals().count(Why::Refused, &why);
-        response.map(|body| Full::new(Bytes::from(body)))
+        let mut response = response.map(|body| Full::new(Bytes::from(body)));
+        // One request only: nobody can ask on without taking the answers.
+        response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+        response
     }
 
     /// Serves an upgraded connection to its end.

@@ -4,6 +4,7 @@
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -148,7 +149,8 @@ fn no_pods() -> &'static Pods {
     pods
 }
 
-async fn visit(visit: &Visit) {
+/// A server with a token of each kind.
+fn client() -> Client {
     let limits = Limits { idle: IDLE, creation: Duration::from_secs(30) };
     let (tokens, refusals) = Default::default();
     let inner = Inner { pods: no_pods().clone(), tokens, limits, refusals, base: String::new() };
@@ -168,8 +170,12 @@ async fn visit(visit: &Visit) {
     for (kind, request) in KINDS.into_iter().zip(requests) {
         streaming.0.tokens.put(kind, request);
     }
-    let (stop, sessions) = (CancellationToken::new(), TaskTracker::new());
-    let client = Client { streaming, stop: stop.clone(), sessions: sessions.clone() };
+    Client { streaming, stop: CancellationToken::new(), sessions: TaskTracker::new() }
+}
+
+async fn visit(visit: &Visit) {
+    let client = client();
+    let (stop, sessions) = (client.stop.clone(), client.sessions.clone());
     let (ours, theirs) = tokio::io::duplex(64 << 10);
     let served = async {
         client.receive(ours, None).await;
@@ -193,6 +199,31 @@ async fn visit(visit: &Visit) {
         () = served => {}
         () = stops => {}
         () = patient => {}
+    }
+}
+
+/// STM-07. What is fuzzed below comes through where it is right.
+#[tokio::test(start_paused = true)]
+async fn a_right_request_is_upgraded_and_a_wrong_one_closed() {
+    let head = |kind: &str| {
+        format!(
+            "POST /{kind}/{kind} HTTP/1.1\r\nHost: node\r\nConnection: Upgrade\r\nUpgrade: SPDY/3.1\r\n\
+             X-Stream-Protocol-Version: v4.channel.k8s.io\r\n\r\n"
+        )
+    };
+    for (head, wanted, connection) in
+        [(head("exec"), "HTTP/1.1 101", "upgrade"), (head("none"), "HTTP/1.1 404", "close")]
+    {
+        let client = client();
+        let (ours, mut theirs) = tokio::io::duplex(64 << 10);
+        tokio::spawn(client.receive(ours, None));
+        theirs.write_all(head.as_bytes()).await.expect("written");
+        let mut answer = Vec::new();
+        // Nobody opens streams, so that the end comes also after an upgrade.
+        theirs.read_to_end(&mut answer).await.expect("read");
+        let answer = String::from_utf8_lossy(&answer).to_lowercase();
+        assert!(answer.starts_with(&wanted.to_lowercase()), "{answer:?}");
+        assert!(answer.contains(&format!("connection: {connection}\r\n")), "{answer:?}");
     }
 }
 
