@@ -17,6 +17,7 @@ mod handlers;
 mod harness_check;
 mod image_volumes;
 mod load;
+mod log_limit;
 mod neighbours;
 mod pull_kills;
 mod restart;
