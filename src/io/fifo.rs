@@ -16,6 +16,7 @@ use std::path::{Path, PathBuf};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{CWD, Mode, mkfifoat};
+use serde::{Deserialize, Serialize};
 
 use crate::error::{Collected, Context, Result, precondition};
 
@@ -45,7 +46,7 @@ pub struct Fifos {
 }
 
 /// Which file a path named: a FIFO that was made anew is another one.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Identity {
     device: u64,
     inode: u64,

@@ -8,6 +8,7 @@
 
 use std::fs::{DirBuilder, File, OpenOptions};
 use std::io::{ErrorKind, Seek, Write};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt};
 use std::path::Path;
 
@@ -63,6 +64,11 @@ impl LogFile {
         Ok(LogFile { file, end: End::Unknown })
     }
 
+    /// One that the program before had open.
+    pub(super) fn inherit(fd: OwnedFd) -> LogFile {
+        LogFile { file: fd.into(), end: End::Unknown }
+    }
+
     /// Appends `entries`, which are whole.
     ///
     /// # Errors
@@ -103,6 +109,12 @@ impl LogFile {
         let is_end = self.file.metadata().ok()?.len() == end;
         let keep = end.checked_sub(bytes).filter(|_| is_end)?;
         self.file.set_len(keep).ok()
+    }
+}
+
+impl AsFd for LogFile {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.file.as_fd()
     }
 }
 

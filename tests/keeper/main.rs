@@ -8,3 +8,4 @@ mod clients;
 mod fixture;
 mod life;
 mod output;
+mod upgrade;
