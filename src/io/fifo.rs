@@ -110,6 +110,15 @@ impl Fifos {
         found
     }
 
+    /// Opens the other ends of a shim's, which waits for nobody then. Nothing is read or
+    /// written. What cannot be opened is left out. Blocking.
+    #[must_use]
+    pub fn hold(&self) -> Vec<OwnedFd> {
+        let outputs = [&self.stdout, &self.stderr].into_iter().filter_map(|path| path.as_deref());
+        let outputs = outputs.filter_map(|path| open_reader(path, false).ok()).map(|(fd, _)| fd);
+        outputs.chain(self.stdin.as_deref().and_then(|path| open_writer(path).ok())).collect()
+    }
+
     /// Removes the FIFOs and the folder that was made for them. What is gone already is
     /// fine, and so is a folder that holds something else. Blocking.
     ///
