@@ -102,7 +102,7 @@ pub async fn serve(request: Serve, config: Config, log: LogControl) -> anyhow::R
 }
 
 /// Builds the parts.
-async fn build(config: Arc<Config>, paths: Paths, flow: Flow) -> anyhow::Result<Pods> {
+pub(crate) async fn build(config: Arc<Config>, paths: Paths, flow: Flow) -> anyhow::Result<Pods> {
     for handler in &config.handlers {
         spec::base(handler)?;
     }

@@ -105,7 +105,11 @@ impl Attachment {
         }
         let header = frame::header(stream, bytes.len());
         let had_queue = !state.queue.is_empty();
-        let sent = if had_queue { 0 } else { state.send(&[&header, bytes]) };
+        let sent = if had_queue { Some(0) } else { state.send(&[&header, bytes]) };
+        let Some(sent) = sent else {
+            state.give_up();
+            return Standing::Over;
+        };
         state.enqueue(&header, bytes, sent);
         if !had_queue && !state.queue.is_empty() {
             self.arm(&state);
@@ -128,7 +132,10 @@ impl Attachment {
         }
         while let Some(piece) = state.queue.pop_front() {
             let at = state.sent;
-            let count = state.send(&[&piece[at..], &[]]);
+            let Some(count) = state.send(&[&piece[at..], &[]]) else {
+                state.close();
+                break;
+            };
             state.queued_bytes -= count;
             if at + count < piece.len() {
                 state.sent = at + count;
@@ -168,18 +175,19 @@ impl State {
         if has_more { hang_up | epoll::EventFlags::OUT } else { hang_up }
     }
 
-    /// Sends what goes without waiting, and says how much that was.
-    fn send(&mut self, parts: &[&[u8]; 2]) -> usize {
+    /// Sends what goes without waiting, and says how much that was; `None` if nothing goes
+    /// any more.
+    fn send(&mut self, parts: &[&[u8]; 2]) -> Option<usize> {
         let slices = parts.map(IoSlice::new);
         loop {
-            let Some(stream) = &self.stream else { return 0 };
+            let stream = self.stream.as_ref()?;
             let flags = SendFlags::DONTWAIT | SendFlags::NOSIGNAL;
             match sendmsg(stream.as_fd(), &slices, &mut SendAncillaryBuffer::default(), flags) {
-                Ok(count) => return count,
+                Ok(count) => return Some(count),
                 Err(error) => match std::io::Error::from(error).kind() {
                     ErrorKind::Interrupted => {}
-                    ErrorKind::WouldBlock => return 0,
-                    _ => self.close(),
+                    ErrorKind::WouldBlock => return Some(0),
+                    _ => return None,
                 },
             }
         }
@@ -212,6 +220,18 @@ impl State {
         self.queue.truncate(1);
         self.queue.push_back(frame::cut_off(TOO_SLOW));
         self.queued_bytes = self.queue.iter().map(Vec::len).sum::<usize>() - self.sent;
+        self.is_last = true;
+    }
+
+    /// Nothing can be sent any more. The connection stays until epoll has told of its end:
+    /// what is closed before is never told of, and nobody would forget it.
+    fn give_up(&mut self) {
+        if let Some(stream) = &self.stream {
+            let _ = stream.shutdown(std::net::Shutdown::Both);
+        }
+        self.queue.clear();
+        self.queued_bytes = 0;
+        self.sent = 0;
         self.is_last = true;
     }
 
@@ -336,8 +356,21 @@ mod tests {
         let came = pieces(&read_all(&attachment, &mut client));
         assert_eq!(came, [Piece::Output(Stream::Stdout, "yes".into())]);
         drop(client);
-        attachment.show(Stream::Stdout, b"to nobody");
-        assert!(attachment.is_over());
+        assert_eq!(attachment.show(Stream::Stdout, b"to nobody"), Standing::Over);
         assert_eq!(attachment.serve(true), Standing::Over);
+    }
+
+    #[test]
+    fn the_end_of_a_client_is_told_by_epoll_however_it_was_noticed() {
+        let (attachment, mut client) = pair();
+        read_all(&attachment, &mut client);
+        drop(client);
+        assert_eq!(attachment.show(Stream::Stdout, b"x"), Standing::Over);
+        assert_eq!(attachment.show(Stream::Stdout, b"x"), Standing::Over);
+        let mut events = [std::mem::MaybeUninit::uninit(); 1];
+        let (events, _) = epoll::wait(&*attachment.epoll, &mut events, None).expect("waited");
+        assert_eq!(events.first().map(|event| event.data.u64()), Some(1));
+        assert_eq!(attachment.serve(true), Standing::Over);
+        assert!(attachment.is_over());
     }
 }

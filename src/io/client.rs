@@ -33,7 +33,7 @@ use super::pipe::InputPipe;
 use super::protocol::{
     Added, ContainerIo, Drained, Hello, KeptIo, List, PROTOCOL, PROTOCOL_WITH_RATES, Request,
 };
-use super::{daemon, fifo};
+use super::{daemon, fifo, succession};
 use crate::error::{Context, Error, Kind, Result, internal, unavailable};
 use crate::flow::{blocking, limited, lock};
 
@@ -79,6 +79,8 @@ struct Inner {
     /// not said yet.
     lacks_rates: AtomicBool,
     last_start: Mutex<Option<Instant>>,
+    /// Whether a keeper was asked to become this server's program: once is enough.
+    asked_to_succeed: AtomicBool,
 }
 
 /// A container that was added.
@@ -115,6 +117,7 @@ impl Keeper {
             kept: Mutex::default(),
             lacks_rates: AtomicBool::new(false),
             last_start: Mutex::default(),
+            asked_to_succeed: AtomicBool::new(false),
         }))
     }
 
@@ -350,9 +353,33 @@ impl Inner {
         let hello = Request::Hello { protocol: PROTOCOL, version: env!("CARGO_PKG_VERSION").to_owned() };
         let hello: Hello = read(self.ask_once(&link, &hello).await?)?;
         debug!(pid = hello.pid, version = hello.version, protocol = hello.protocol, "the log keeper answers");
+        self.upgrade(&link, &hello).await?;
         self.lacks_rates.store(hello.protocol < PROTOCOL_WITH_RATES, Ordering::Relaxed);
         self.add_again(&link).await?;
         Ok(Arc::new(link))
+    }
+
+    /// Lets a keeper of another program go on as this server's.
+    ///
+    /// # Errors
+    /// Unavailable if it does, which ends the connection.
+    async fn upgrade(&self, link: &Link, hello: &Hello) -> Result<()> {
+        let own = succession::identity_of(&self.exe);
+        if own.is_none() || own == hello.program || self.asked_to_succeed.swap(true, Ordering::Relaxed) {
+            return Ok(());
+        }
+        let request = Request::Succeed { program: self.exe.clone() };
+        match self.ask_once(link, &request).await {
+            Ok(_) => Ok(()),
+            Err(error) if link.is_alive() => {
+                warn!(version = hello.version, %error, "the log keeper stays the program that it is");
+                Ok(())
+            }
+            Err(error) => {
+                info!(from = hello.version, to = env!("CARGO_PKG_VERSION"), "the log keeper is upgraded");
+                Err(error)
+            }
+        }
     }
 
     /// Adds what a keeper that is gone had; one that is still there knows it already.

@@ -5,6 +5,7 @@
 //! as long as it lives, and only its holder touches the socket.
 
 use std::fs::{DirBuilder, File, OpenOptions};
+use std::os::fd::{AsFd, BorrowedFd, RawFd};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
@@ -17,6 +18,7 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit, setsid, umask};
 use tracing::debug;
 
 use crate::error::{Context, Result, deadline, invalid};
+use crate::sys::inherit;
 use crate::sys::socket::Address;
 
 /// How long a keeper that is about to end may take to let go of the lock.
@@ -53,7 +55,7 @@ pub(super) fn close_stdout() {
 }
 
 /// The lock of the folder that the keeper's socket is in.
-pub(super) struct Lock(#[expect(dead_code, reason = "held, not used")] File);
+pub(super) struct Lock(File);
 
 impl Lock {
     /// Takes the lock; `None` if there is a keeper already that answers at the socket.
@@ -86,6 +88,22 @@ impl Lock {
             std::thread::sleep(LOCK_PAUSE);
         }
     }
+}
+
+impl AsFd for Lock {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+}
+
+/// Lock and socket that the program before has left.
+///
+/// # Errors
+/// If they were not passed on.
+pub(super) fn inherit(lock: RawFd, listener: RawFd) -> Result<(Lock, UnixListener)> {
+    let lock = inherit::take(lock).context(|| "take over the log keeper's lock")?;
+    let listener = inherit::take(listener).context(|| "take over the log keeper's socket")?;
+    Ok((Lock(lock.into()), listener.into()))
 }
 
 /// Listens at `socket`, for this user only. The lock must be held: what is left there of
@@ -148,6 +166,15 @@ impl OwnCgroups {
             }
         }
         OwnCgroups(entered)
+    }
+
+    /// Those that the program before has made for this process.
+    pub(super) fn inherit(paths: Vec<PathBuf>) -> OwnCgroups {
+        OwnCgroups(paths)
+    }
+
+    pub(super) fn paths(&self) -> &[PathBuf] {
+        &self.0
     }
 
     /// Goes back and removes them, as far as possible: a last courtesy.

@@ -60,7 +60,7 @@ const ARMED: epoll::EventFlags = epoll::EventFlags::IN.union(epoll::EventFlags::
 /// Moves container output. Dropping it ends the workers; what is in the FIFOs stays there.
 pub(super) struct Engine {
     shared: Arc<Shared>,
-    workers: Vec<JoinHandle<()>>,
+    workers: Mutex<Vec<JoinHandle<()>>>,
 }
 
 struct Shared {
@@ -110,15 +110,9 @@ impl Engine {
         let (rested, edge) =
             (epoll::EventData::new_u64(RESTED), epoll::EventFlags::IN | epoll::EventFlags::ET);
         epoll::add(&shared.epoll, shared.resting.timer(), rested, edge).context(|| "watch a timer")?;
-        let mut engine = Engine { shared, workers: Vec::new() };
+        let engine = Engine { shared, workers: Mutex::default() };
         for number in 0..workers.max(1) {
-            let shared = engine.shared.clone();
-            let worker = std::thread::Builder::new()
-                .name(format!("log-{number}"))
-                .stack_size(256 << 10)
-                .spawn(move || shared.work())
-                .context(|| "start a log worker")?;
-            engine.workers.push(worker);
+            lock(&engine.workers).push(engine.shared.start_worker(number)?);
         }
         Ok(engine)
     }
@@ -272,7 +266,7 @@ impl Engine {
 impl Drop for Engine {
     fn drop(&mut self) {
         signal(&self.shared.stop);
-        for worker in self.workers.drain(..) {
+        for worker in lock(&self.workers).drain(..) {
             let _ = worker.join();
         }
     }
@@ -294,6 +288,12 @@ impl Container {
 }
 
 impl Shared {
+    fn start_worker(self: &Arc<Shared>, number: usize) -> Result<JoinHandle<()>> {
+        let shared = self.clone();
+        let worker = std::thread::Builder::new().name(format!("log-{number}")).stack_size(256 << 10);
+        worker.spawn(move || shared.work()).context(|| "start a log worker")
+    }
+
     fn container(&self, id: &str) -> Option<Arc<Container>> {
         lock(&self.containers).get(id).cloned()
     }
@@ -436,6 +436,8 @@ pub(super) fn signal(event: &OwnedFd) {
     // Refused only when it is readable in any case.
     let _ = rustix::io::write(event, &1u64.to_ne_bytes());
 }
+
+mod succession;
 
 #[cfg(test)]
 mod tests;

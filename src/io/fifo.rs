@@ -16,6 +16,7 @@ use std::path::{Path, PathBuf};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{CWD, Mode, mkfifoat};
+use serde::{Deserialize, Serialize};
 
 use crate::error::{Collected, Context, Result, precondition};
 
@@ -45,7 +46,7 @@ pub struct Fifos {
 }
 
 /// Which file a path named: a FIFO that was made anew is another one.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Identity {
     device: u64,
     inode: u64,
@@ -107,6 +108,15 @@ impl Fifos {
             *path = Some(entry.path());
         }
         found
+    }
+
+    /// Opens the other ends of a shim's, which waits for nobody then. Nothing is read or
+    /// written. What cannot be opened is left out. Blocking.
+    #[must_use]
+    pub fn hold(&self) -> Vec<OwnedFd> {
+        let outputs = [&self.stdout, &self.stderr].into_iter().filter_map(|path| path.as_deref());
+        let outputs = outputs.filter_map(|path| open_reader(path, false).ok()).map(|(fd, _)| fd);
+        outputs.chain(self.stdin.as_deref().and_then(|path| open_writer(path).ok())).collect()
     }
 
     /// Removes the FIFOs and the folder that was made for them. What is gone already is

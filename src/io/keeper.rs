@@ -16,9 +16,9 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::io::Write;
-use std::os::unix::net::UnixListener;
+use std::os::fd::RawFd;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -28,11 +28,13 @@ use serde_json::{Value, json};
 use tracing::{debug, info, warn};
 
 use super::connection::Connection;
-use super::daemon::{self, Lock, OwnCgroups};
+use super::daemon;
 use super::engine::Engine;
 use super::lanes::Lanes;
-use super::protocol::{self, Added, Drained, Hello, List, Request};
-use crate::error::{Context, Result, internal, invalid, not_found};
+use super::place::Place;
+use super::protocol::{self, Added, Drained, Hello, KeptIo, List, Request};
+use super::succession;
+use crate::error::{Context, Error, Result, internal, invalid, not_found, unavailable};
 use crate::sys::signal::Signals;
 
 /// Connections at most that are no attachments: the server's, and tools that look.
@@ -45,6 +47,10 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 const LOSS_PAUSE: Duration = Duration::from_secs(60);
 /// The longest that anybody waits for the end of a container's output.
 const WAIT_LIMIT: Duration = Duration::from_secs(24 * 60 * 60);
+/// How long an upgrade waits for what is in hand, and is refused then.
+const SUCCESSION_LIMIT: Duration = Duration::from_secs(5);
+/// What a service manager or terminal says.
+const SIGNALS: [i32; 3] = [libc::SIGTERM, libc::SIGINT, libc::SIGHUP];
 
 /// How a keeper is run.
 #[derive(Clone, Debug)]
@@ -55,6 +61,8 @@ pub struct Options {
     pub workers: usize,
     /// How long it waits for work when it has none, once it has had a client.
     pub grace: Duration,
+    /// The descriptor of what the program before has left, in an upgrade.
+    pub will: Option<RawFd>,
 }
 
 impl Options {
@@ -64,7 +72,7 @@ impl Options {
         // One keeps up with what a node's shims can bring; the second is for when a log
         // file blocks the first, or two containers flood.
         let cpus = std::thread::available_parallelism().map_or(1, usize::from);
-        Options { socket, workers: cpus.min(2), grace: Duration::from_secs(1) }
+        Options { socket, workers: cpus.min(2), grace: Duration::from_secs(1), will: None }
     }
 }
 
@@ -75,16 +83,15 @@ impl Options {
 /// # Errors
 /// Those of the system at start.
 pub fn run(options: &Options) -> Result<()> {
-    let ended = [libc::SIGTERM, libc::SIGINT, libc::SIGHUP];
-    let signals = Signals::hold(&ended).context(|| "hold signals back")?;
-    let Some(_lock) = Lock::take(&options.socket)? else {
+    let signals = Signals::hold(&SIGNALS).context(|| "hold signals back")?;
+    let Some(place) = Place::take(options)? else {
         debug!("another keeper is at work");
         return Ok(());
     };
-    daemon::detach();
-    let cgroups = OwnCgroups::enter();
     let mut keeper = Keeper {
-        listener: daemon::listen(&options.socket)?,
+        place,
+        program: succession::identity_of(Path::new("/proc/self/exe")),
+        succession: None,
         engine: Arc::new(Engine::start(options.workers)?),
         lanes: Lanes::new()?,
         connections: BTreeMap::new(),
@@ -97,6 +104,7 @@ pub fn run(options: &Options) -> Result<()> {
         grace: FIRST_CLIENT_LIMIT.max(options.grace),
         is_over: false,
     };
+    keeper.inherit();
     info!(socket = %options.socket.display(), workers = options.workers, "the log keeper is ready");
     let mut stdout = std::io::stdout();
     let _ = stdout.write_all(b"ready\n").and_then(|()| stdout.flush());
@@ -109,13 +117,17 @@ pub fn run(options: &Options) -> Result<()> {
     }
     // The lock is still held: nobody else's socket is removed.
     let _ = std::fs::remove_file(&options.socket);
-    cgroups.leave();
+    keeper.place.cgroups.leave();
     info!("the log keeper ends: there is nothing left to keep");
     Ok(())
 }
 
 struct Keeper {
-    listener: UnixListener,
+    place: Place,
+    /// What [`Hello`] says of its program.
+    program: Option<String>,
+    /// A request to become another one.
+    succession: Option<Succession>,
     engine: Arc<Engine>,
     lanes: Lanes<Done>,
     connections: BTreeMap<u64, Connection>,
@@ -130,6 +142,14 @@ struct Keeper {
     /// For how long that may be so.
     grace: Duration,
     is_over: bool,
+}
+
+/// A request to go on as another program.
+struct Succession {
+    connection: u64,
+    seq: u64,
+    program: PathBuf,
+    until: Instant,
 }
 
 /// A job's result, for whom it is.
@@ -166,7 +186,7 @@ impl Keeper {
             let wanted = if has_room { PollFlags::IN } else { PollFlags::empty() };
             let mut fds = vec![
                 PollFd::new(signals, PollFlags::IN),
-                PollFd::new(&self.listener, wanted),
+                PollFd::new(&self.place.listener, wanted),
                 PollFd::from_borrowed_fd(self.engine.changed(), PollFlags::IN),
                 PollFd::from_borrowed_fd(self.lanes.ready(), PollFlags::IN),
             ];
@@ -189,6 +209,7 @@ impl Keeper {
         for Done { connection, seq, result } in self.lanes.take() {
             self.answer(connection, seq, result);
         }
+        self.succeed();
         if ready[2] {
             let _ = rustix::io::read(self.engine.changed(), &mut [0; 8]);
             self.next_loss_check.get_or_insert_with(Instant::now);
@@ -208,7 +229,8 @@ impl Keeper {
     fn timeout(&self) -> Option<Timespec> {
         let idle = self.idle_since.map(|since| since + self.grace);
         let waits = self.waits.iter().map(|wait| wait.until);
-        let next = waits.chain(idle).chain(self.next_loss_check).chain(self.accept_at).min()?;
+        let asked = self.succession.as_ref().map(|succession| succession.until);
+        let next = waits.chain(idle).chain(self.next_loss_check).chain(self.accept_at).chain(asked).min()?;
         Timespec::try_from(next.saturating_duration_since(Instant::now())).ok()
     }
 
@@ -241,7 +263,7 @@ impl Keeper {
     fn accept(&mut self) {
         self.accept_at = None;
         while self.connections.len() < CONNECTIONS_MAX {
-            match Connection::accept(&self.listener) {
+            match Connection::accept(&self.place.listener) {
                 Ok(Some(connection)) => {
                     self.connections.insert(self.next_connection, connection);
                     self.next_connection += 1;
@@ -277,7 +299,12 @@ impl Keeper {
             Request::Hello { protocol, version } => {
                 debug!(protocol, version, "a client");
                 let version = env!("CARGO_PKG_VERSION").to_owned();
-                let hello = Hello { protocol: protocol::PROTOCOL, version, pid: std::process::id() };
+                let hello = Hello {
+                    protocol: protocol::PROTOCOL,
+                    version,
+                    pid: std::process::id(),
+                    program: self.program.clone(),
+                };
                 self.answer(connection, seq, to_value(&hello));
             }
             Request::List => {
@@ -301,6 +328,10 @@ impl Keeper {
                 self.lane(connection, seq, id, |engine, id| engine.close_stdin(id).map(|()| json!({})));
             }
             Request::Attach { id, stdout, stderr } => self.attach(connection, seq, id, (stdout, stderr)),
+            Request::Succeed { program } => {
+                let until = Instant::now() + SUCCESSION_LIMIT;
+                self.succession = Some(Succession { connection, seq, program, until });
+            }
             Request::Remove { id } => {
                 self.losses.remove(&id);
                 self.lane(connection, seq, id, |engine, id| {
@@ -326,6 +357,42 @@ impl Keeper {
                 self.answer(connection, seq, Err(error));
             }
         }
+    }
+
+    /// Takes over what the program before has left, if there is something.
+    fn inherit(&mut self) {
+        self.engine.inherit(std::mem::take(&mut self.place.bequests));
+        let now = Instant::now();
+        let told = |kept: KeptIo| (kept.id, Told { entries: kept.lost_entries, at: now });
+        self.losses = self.engine.losses().into_iter().map(told).collect();
+    }
+
+    /// Becomes another program, if that was asked for and nothing is in hand.
+    fn succeed(&mut self) {
+        let Some(asked) = self.succession.take() else { return };
+        let Succession { connection, seq, program, until } = &asked;
+        let error = if self.lanes.len() == 0 {
+            info!(program = %program.display(), "the log keeper goes on as another program");
+            self.become_program(program)
+        } else if *until <= Instant::now() {
+            unavailable("the log keeper has requests in hand that take too long")
+        } else {
+            self.succession = Some(asked);
+            return;
+        };
+        warn!(%error, "the log keeper goes on as it is");
+        self.answer(*connection, *seq, Err(error));
+    }
+
+    /// Comes back only with an error, and then everything is as it was.
+    fn become_program(&self, program: &Path) -> Error {
+        let error = match self.engine.halt(SUCCESSION_LIMIT).and_then(|()| self.engine.bequeath()) {
+            Ok(bequests) => self.place.pass_on(program, bequests, &SIGNALS),
+            Err(error) => error,
+        };
+        self.engine.keep();
+        self.engine.go_on();
+        error
     }
 
     /// Does `work` in the container's lane.

@@ -13,6 +13,7 @@
 
 use std::fs::{DirBuilder, File, OpenOptions};
 use std::io::{ErrorKind, Seek, Write};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::{DirBuilderExt, FileExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
@@ -72,7 +73,16 @@ impl LogFile {
             _ => Err(error),
         });
         let file = opened.context(|| format!("open log file {path:?}"))?;
-        Ok(LogFile { path: path.to_owned(), file, end: End::Unknown, is_removed: false, next_look: 0 })
+        Ok(LogFile::of(file, path))
+    }
+
+    /// One that the program before had open, at `path`.
+    pub(super) fn inherit(fd: OwnedFd, path: &Path) -> LogFile {
+        LogFile::of(fd.into(), path)
+    }
+
+    fn of(file: File, path: &Path) -> LogFile {
+        LogFile { path: path.to_owned(), file, end: End::Unknown, is_removed: false, next_look: 0 }
     }
 
     /// Appends `entries`, which are whole, at the time `now`, in nanoseconds since the epoch.
@@ -132,6 +142,12 @@ impl LogFile {
         let is_end = self.file.metadata().ok()?.len() == end;
         let keep = end.checked_sub(bytes).filter(|_| is_end)?;
         self.file.set_len(keep).ok()
+    }
+}
+
+impl AsFd for LogFile {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.file.as_fd()
     }
 }
 

@@ -33,6 +33,8 @@
 //! | `frame` | what follows on a connection that is attached, pure | both |
 //! | [`keeper`] | the process: one thread that waits for clients, signals and ends | keeper |
 //! | `daemon` | session, cgroup, lock and socket of the process | keeper |
+//! | `place` | these, made or taken over from the program before | keeper |
+//! | `succession` | what a keeper leaves to the program that it becomes | both |
 //! | `connection` | a client, and the bounds of what it may send | keeper |
 //! | `lanes` | requests that touch files, in order for each container | keeper |
 //! | `engine` | the epoll and the workers that move the bytes | keeper |
@@ -65,7 +67,8 @@
 //!    until it has drained, for a limited time, since a child of the container may hold a
 //!    stream for ever; then it is removed.
 //! 3. The server goes, for whatever reason: the keeper goes on. The next server adds what
-//!    runs, which changes nothing where the keeper knows it.
+//!    runs, which changes nothing where the keeper knows it. If that server is another
+//!    program, after an upgrade, it lets the keeper become that program, too (`succession`).
 //! 4. The keeper goes, by a bug or by somebody's hand: the server starts another one and
 //!    adds everything again. FIFOs keep what is in them meanwhile, since the server holds
 //!    an end of each. What the keeper had in hand is lost: the burst that it was writing,
@@ -101,10 +104,12 @@ mod link;
 mod log_file;
 mod output;
 pub mod pipe;
+mod place;
 mod protocol;
 mod rest;
 pub mod session;
 mod source;
+mod succession;
 mod throttle;
 
 pub use attached::{Attached, ContainerInput, InputEnd};

@@ -14,8 +14,10 @@ use super::engine::signal;
 use super::line::{self, PREFIX_BYTES, Prefix, Stream, Tag};
 use super::log_file::{LogFile, Loss};
 use super::protocol::KeptIo;
-use crate::error::{Error, Result};
+use super::succession::OutputBequest;
+use crate::error::{Context, Error, Result};
 use crate::flow::lock;
+use crate::sys::inherit;
 
 /// The common part of a container's streams.
 pub(super) struct Output {
@@ -89,6 +91,34 @@ impl Output {
             last_error: Mutex::default(),
             changed,
         }
+    }
+
+    /// Goes on where the program before has ended.
+    pub(super) fn resume(&self, bequest: &OutputBequest) {
+        self.sink().last = bequest.last;
+        self.lost_entries.store(bequest.lost_entries, Ordering::Relaxed);
+        self.lost_bytes.store(bequest.lost_bytes, Ordering::Relaxed);
+        lock(&self.last_error).clone_from(&bequest.last_error);
+    }
+
+    /// What the next program needs to go on; nobody has the sink now.
+    ///
+    /// # Errors
+    /// Those of the system.
+    pub(super) fn bequeath(&self) -> Result<OutputBequest> {
+        let sink = self.sink();
+        Ok(OutputBequest {
+            file: sink.file.as_ref().map(inherit::pass_on).transpose().context(|| "pass on a log file")?,
+            last: sink.last,
+            lost_entries: self.lost_entries(),
+            lost_bytes: self.lost_bytes.load(Ordering::Relaxed),
+            last_error: lock(&self.last_error).clone(),
+        })
+    }
+
+    /// Takes back what [`bequeath`](Output::bequeath) did.
+    pub(super) fn keep(&self) {
+        self.sink().file.as_ref().into_iter().for_each(inherit::keep);
     }
 
     pub(super) fn id(&self) -> &str {

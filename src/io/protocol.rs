@@ -105,6 +105,9 @@ pub(super) enum Request {
     List,
     /// Makes the connection an attachment: [`super::engine::Engine::attach`]
     Attach { id: String, stdout: bool, stderr: bool },
+    /// Lets the keeper go on as another program ([`super::succession`]). There is an answer
+    /// only if that fails; otherwise the connection ends, as all do.
+    Succeed { program: PathBuf },
 }
 
 /// Answer to `hello`.
@@ -113,6 +116,9 @@ pub(super) struct Hello {
     pub(super) protocol: u32,
     pub(super) version: String,
     pub(super) pid: u32,
+    /// The program that it was started from ([`super::succession::identity_of`]).
+    #[serde(default)]
+    pub(super) program: Option<String>,
 }
 
 /// Answer to `add`.
@@ -183,8 +189,8 @@ pub(super) fn read_request(line: &[u8]) -> Result<(u64, Result<Request>)> {
 }
 
 /// What [`Request`] knows.
-const REQUESTS: [&str; 8] =
-    ["hello", "add", "reopen", "close_stdin", "remove", "wait_drained", "list", "attach"];
+const REQUESTS: [&str; 9] =
+    ["hello", "add", "reopen", "close_stdin", "remove", "wait_drained", "list", "attach", "succeed"];
 
 /// An answer as a line.
 pub(super) fn answer_line(seq: u64, result: Result<Value>) -> Vec<u8> {
@@ -267,6 +273,7 @@ mod tests {
             Request::WaitDrained { id: id(), limit_ms: 5 },
             Request::List,
             Request::Attach { id: id(), stdout: true, stderr: false },
+            Request::Succeed { program: "/usr/bin/longshore".into() },
         ] {
             let line = request_line(3, &request).expect("it fits");
             assert_eq!(line.iter().filter(|&&byte| byte == b'\n').count(), 1);

@@ -24,9 +24,11 @@ use super::gate::Gate;
 use super::line::{self, Stream};
 use super::output::{Burst, Output, Page, Sink};
 use super::rest::REST;
+use super::succession::StreamBequest;
 use super::throttle::Throttle;
 use crate::error::{Context, Result};
-use crate::sys::process;
+use crate::flow::lock;
+use crate::sys::{inherit, process};
 
 /// What one stream may move before the others have their turn.
 const TURN_BYTES: usize = 4 << 20;
@@ -156,6 +158,57 @@ impl Source {
             gate: common.gate.clone(),
             large_pipes: common.large_pipes.clone(),
         })
+    }
+
+    /// One that the program before has read.
+    ///
+    /// # Errors
+    /// If its descriptor was not passed on.
+    pub(super) fn inherit(
+        (mark, stream): (u64, Stream),
+        bequest: StreamBequest,
+        common: &Common,
+    ) -> Result<Source> {
+        let fd = bequest.fd.map(inherit::take).transpose().context(|| "take over a FIFO")?;
+        let pipe_bytes = fd.as_ref().map_or(0, |fd| fcntl_getpipe_size(fd).unwrap_or(0));
+        let pipe = match pipe_bytes >= PIPE_BYTES && common.large_pipes.take() {
+            true => Pipe::Large,
+            false => Pipe::Usual,
+        };
+        let state = State {
+            fd,
+            carry: bequest.carry,
+            pipe_bytes,
+            pipe,
+            last_turn: None,
+            throttle: Throttle::default(),
+            waits_until: None,
+        };
+        Ok(Source {
+            mark,
+            output: common.output.clone(),
+            state: Mutex::new(state),
+            stream,
+            identity: bequest.identity,
+            is_retired: AtomicBool::new(false),
+            gate: common.gate.clone(),
+            large_pipes: common.large_pipes.clone(),
+        })
+    }
+
+    /// What the next program needs to go on; nobody has a turn now.
+    ///
+    /// # Errors
+    /// Those of the system.
+    pub(super) fn bequeath(&self) -> Result<StreamBequest> {
+        let state = lock(&self.state);
+        let fd = state.fd.as_ref().map(inherit::pass_on).transpose().context(|| "pass on a FIFO")?;
+        Ok(StreamBequest { fd, identity: self.identity, carry: state.carry.clone() })
+    }
+
+    /// Takes back what [`bequeath`](Source::bequeath) did.
+    pub(super) fn keep(&self) {
+        lock(&self.state).fd.as_ref().into_iter().for_each(inherit::keep);
     }
 
     /// Whether `path` still names the FIFO that is read.

@@ -201,7 +201,7 @@ impl Pods {
     }
 
     /// Pause is gone: the pod is NOTREADY at once, its containers go on (SBX-49).
-    fn pause_exited(&self, pod: &Arc<Pod>) {
+    pub(super) fn pause_exited(&self, pod: &Arc<Pod>) {
         if !pod.status().ready {
             return; // stopping
         }

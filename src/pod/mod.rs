@@ -7,6 +7,7 @@ mod list;
 mod recover;
 mod remove;
 mod run;
+mod settle;
 mod status;
 mod stop;
 mod update;

@@ -14,6 +14,7 @@ use tracing::{info, warn};
 
 use super::Pods;
 use super::run::LEASE_LABEL;
+use super::settle::{Held, may_run};
 use crate::container::{remove_folder, user_of};
 use crate::containerd::{ContainerRecord, Process, ProcessStatus};
 use crate::error::Result;
@@ -43,12 +44,9 @@ impl Pods {
             containerd.list_containers(&of_kind(KIND_SANDBOX)).await?,
             containerd.list_containers(&of_kind(KIND_CONTAINER)).await?,
         );
-        let tasks: HashMap<String, Process> = containerd
-            .list_tasks()
-            .await?
-            .into_iter()
-            .map(|task| (task.container_id.clone(), task))
-            .collect();
+        // Before a shim is asked for anything.
+        let mut held = self.hold_execs(&containers).await;
+        let tasks = self.known_tasks().await?;
         self.containers.images.load().await?;
 
         let mut cut_off = Vec::new();
@@ -60,7 +58,8 @@ impl Pods {
             }
         }
         for record in &containers {
-            self.load_container(record, tasks.get(&record.id)).await;
+            let held = held.remove(&record.id).unwrap_or_default();
+            self.load_container(record, tasks.get(&record.id), held).await;
         }
         self.reserve_names();
         let known: HashSet<String> =
@@ -82,7 +81,7 @@ impl Pods {
                 return None;
             }
         };
-        let running = task.filter(|task| task.status == ProcessStatus::Running);
+        let running = task.filter(|task| may_run(task));
         // After a reboot, or a stop before the last end of the server (SBX-50).
         let network_gone = running.is_none() && !netns::is_alive(Path::new(&metadata.netns_path)).await;
         let status = pod::Status {
@@ -97,6 +96,9 @@ impl Pods {
             Err(error) => warn!(pod = record.id, %error, "the updated resources of a pod are not known"),
         }
         self.containers.store.add_pod(pod.clone());
+        if running.is_some_and(|task| task.status == ProcessStatus::Unknown) {
+            tokio::spawn(self.clone().settle_pod(pod.clone()));
+        }
         if task.is_some() && running.is_none() {
             let (this, id) = (self.clone(), record.id.clone());
             tokio::spawn(async move {
@@ -109,7 +111,7 @@ impl Pods {
     }
 
     /// A container from record, status file and task (REC-05 … REC-10).
-    async fn load_container(&self, record: &ContainerRecord, task: Option<&Process>) {
+    async fn load_container(&self, record: &ContainerRecord, task: Option<&Process>, held: Held) {
         let metadata = match record::container_metadata(record) {
             Ok(metadata) => metadata,
             Err(error) => {
@@ -136,9 +138,8 @@ impl Pods {
                 (status, serde_json::Map::new())
             }
         };
-        let running = task
-            .filter(|task| task.status != ProcessStatus::Stopped && task.status != ProcessStatus::Created);
-        if let Some(task) = running
+        let running = task.filter(|task| may_run(task));
+        if let Some(task) = running.filter(|task| task.status != ProcessStatus::Unknown)
             && status.state() == ContainerState::ContainerCreated
         {
             // A crash between the start and its record (REC-08).
@@ -150,17 +151,26 @@ impl Pods {
         let container = Arc::new(container);
         self.containers.store.add_container(container.clone());
         match (state, task) {
-            (ContainerState::ContainerRunning, Some(task)) => {
-                self.reopen_output(&container, task).await;
-                match running {
-                    Some(_) => self.remove_execs(&container, task),
-                    None => self.containers.exited(container, task.exit),
-                }
+            (ContainerState::ContainerRunning, Some(task)) if task.status == ProcessStatus::Unknown => {
+                tokio::spawn(self.clone().settle_container(container, held));
             }
-            (ContainerState::ContainerRunning, None) => self.containers.lost(&container).await,
+            (ContainerState::ContainerRunning, task) => self.take_up(container, task, held).await,
+            (_, Some(task)) if task.status == ProcessStatus::Unknown => {
+                warn!(container = %container.id, "the shim of a container that does not run does not answer");
+            }
             (ContainerState::ContainerUnknown, Some(task)) => self.reopen_output(&container, task).await,
             (_, Some(_)) => self.discard_leftover(&container),
             (_, None) => {}
+        }
+    }
+
+    /// Goes on with a container that was running, as its task is now.
+    pub(super) async fn take_up(&self, container: Arc<Container>, task: Option<&Process>, held: Held) {
+        let Some(task) = task else { return self.containers.lost(&container).await };
+        self.reopen_output(&container, task).await;
+        match may_run(task) {
+            true => self.remove_execs(&container, held),
+            false => self.containers.exited(container, task.exit),
         }
     }
 
@@ -188,18 +198,19 @@ impl Pods {
     /// Exec processes of the last server (REC-14): their FIFOs are the folders beside the
     /// task's own. Those of ExecSync have lost their caller and are killed; those of
     /// sessions are waited for.
-    fn remove_execs(&self, container: &Arc<Container>, task: &Process) {
-        let own = Path::new(&task.stdout).parent().map(Path::to_owned);
-        let io = self.containers.paths.container_state(&container.id).join("io");
-        let (this, container) = (self.clone(), container.clone());
-        tokio::spawn(async move {
-            let folders =
-                flow::blocking(move || Ok(exec_folders(&io, own.as_deref()))).await.unwrap_or_default();
-            for (folder, fifos) in folders {
-                let (this, container) = (this.clone(), container.clone());
-                tokio::spawn(async move { this.remove_exec_folder(&container, &folder, fifos).await });
-            }
-        });
+    fn remove_execs(&self, container: &Arc<Container>, held: Held) {
+        for (folder, fifos, ends) in held {
+            let (this, container) = (self.clone(), container.clone());
+            tokio::spawn(async move {
+                for exec_id in fifos.keys() {
+                    // It is answered when no start is under way any more. From then on the
+                    // process must see the end of its input.
+                    let _ = this.containers.containerd.process(container.id.as_str(), exec_id).await;
+                }
+                drop(ends);
+                this.remove_exec_folder(&container, &folder, fifos).await;
+            });
+        }
     }
 
     async fn remove_exec_folder(&self, container: &Container, folder: &Path, execs: HashMap<String, Fifos>) {
@@ -338,16 +349,9 @@ fn is_id(name: &str) -> bool {
     name.len() == 64 && name.bytes().all(|c| c.is_ascii_hexdigit())
 }
 
-fn names_in(folder: &Path) -> Vec<String> {
+pub(super) fn names_in(folder: &Path) -> Vec<String> {
     let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
     entries.filter_map(|entry| entry.file_name().into_string().ok()).collect()
-}
-
-/// Folders of exec FIFOs below `io`, with the FIFOs by exec id.
-fn exec_folders(io: &Path, own: Option<&Path>) -> Vec<(PathBuf, HashMap<String, Fifos>)> {
-    let folders =
-        names_in(io).into_iter().map(|name| io.join(name)).filter(|folder| Some(folder.as_path()) != own);
-    folders.map(|folder| (Fifos::found_in(&folder), folder)).map(|(fifos, folder)| (folder, fifos)).collect()
 }
 
 /// When a process started, as its /proc entry has it; now if it is gone.

@@ -6,6 +6,7 @@ pub mod beneath;
 pub mod cgroup;
 pub mod copy;
 pub mod idmap;
+pub mod inherit;
 pub mod inotify;
 pub mod interfaces;
 pub mod mount;

@@ -51,6 +51,23 @@ impl Signals {
     }
 }
 
+/// Lets `signals` have no effect, in this program and in the one that it becomes until that
+/// one holds them back itself: an exec gives up what is held back.
+pub fn ignore(signals: &[i32]) {
+    for &signal in signals {
+        // SAFETY: no handler is set, only that there is nothing to do.
+        unsafe { libc::signal(signal, libc::SIG_IGN) };
+    }
+}
+
+/// Takes back what [`ignore`] did.
+pub fn heed(signals: &[i32]) {
+    for &signal in signals {
+        // SAFETY: as before; this is what each signal does from the start.
+        unsafe { libc::signal(signal, libc::SIG_DFL) };
+    }
+}
+
 impl AsFd for Signals {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.0.as_fd()

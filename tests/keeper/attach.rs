@@ -263,3 +263,41 @@ fn answer(stream: &mut UnixStream) -> String {
     }
     String::from_utf8(line).expect("text")
 }
+
+/// Under output an end is noticed by the write that fails, and must be forgotten as well.
+#[tokio::test(flavor = "multi_thread")]
+async fn clients_that_go_while_output_comes_leave_no_trace() {
+    let scene = Scene::new();
+    let keeper = scene.client();
+    let io = scene.io("c1");
+    keeper.add(io.clone()).await.expect("added");
+    let (mut stdout, stderr) = Shim::pair(&io);
+    let is_over = std::sync::Arc::new(std::sync::atomic::AtomicBool::new(false));
+    let writer = std::thread::spawn({
+        let is_over = is_over.clone();
+        move || {
+            while !is_over.load(std::sync::atomic::Ordering::Relaxed) {
+                stdout.write("on and on\n");
+            }
+        }
+    });
+    // More than may be attached at a time.
+    for number in 0..300 {
+        let client = until("there is room", || {
+            let mut stream = scene.connect().expect("it listens");
+            let attach = format!(r#"{{"seq":{number},"do":"attach","id":"c1","stdout":true,"stderr":true}}"#);
+            writeln!(stream, "{attach}").expect("written");
+            answer(&mut stream).contains("\"ok\"").then_some(stream)
+        });
+        drop(client);
+    }
+    is_over.store(true, std::sync::atomic::Ordering::Relaxed);
+    writer.join().expect("no panic");
+    drop(stderr);
+    assert!(keeper.drained("c1", LIMIT).await.expect("known"));
+    keeper.remove("c1").await.expect("removed");
+    let process = scene.running();
+    drop(keeper);
+    // It is not held up by anybody who was attached.
+    process.ended();
+}

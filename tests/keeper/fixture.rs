@@ -45,8 +45,20 @@ impl Scene {
 
     /// A server's view of the keeper, which is started when first used.
     pub(crate) fn client(&self) -> Keeper {
+        self.client_of(exe())
+    }
+
+    /// That of a server which is another program.
+    pub(crate) fn client_of(&self, exe: PathBuf) -> Keeper {
         let options = KeeperOptions { call_limit: LIMIT, start_limit: LIMIT, ..KeeperOptions::default() };
-        Keeper::new(exe(), self.folder.path(), options)
+        Keeper::new(exe, self.folder.path(), options)
+    }
+
+    /// Another program that is a keeper as well, as after an upgrade.
+    pub(crate) fn other_program(&self, name: &str) -> PathBuf {
+        let path = self.folder.path().join(name);
+        std::fs::copy(exe(), &path).expect("copied");
+        path
     }
 
     pub(crate) fn socket(&self) -> PathBuf {

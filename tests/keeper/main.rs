@@ -10,3 +10,4 @@ mod fixture;
 mod life;
 mod limit;
 mod output;
+mod upgrade;

@@ -126,7 +126,7 @@ impl Containers {
         }
         let id = container.id.as_str();
         let is_running = match self.containerd.process(id, exec_id).await {
-            Ok(process) => process.status == ProcessStatus::Running,
+            Ok(process) => !matches!(process.status, ProcessStatus::Created | ProcessStatus::Stopped),
             Err(_) => false,
         };
         if !is_running {

@@ -8,7 +8,7 @@ use tonic::{Code, Status};
 use super::{Client, ERROR, STDIN, STDOUT, fifo_sets};
 use crate::harness::{Container, Node, Server, wait_until};
 
-async fn url(container: &Container, script: &str, tty: bool) -> Result<String, Status> {
+pub(super) async fn url(container: &Container, script: &str, tty: bool) -> Result<String, Status> {
     let request = ExecRequest {
         container_id: container.id.clone(),
         cmd: ["/bin/sh", "-c", script].map(String::from).to_vec(),

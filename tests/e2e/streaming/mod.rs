@@ -3,6 +3,7 @@
 mod attach;
 mod exec;
 mod hostile;
+mod soak;
 mod tls;
 
 use std::collections::BTreeMap;
@@ -11,8 +12,8 @@ use futures_util::{SinkExt, StreamExt};
 use serde_json::{Value, json};
 use tokio::net::TcpStream;
 use tokio_tungstenite::WebSocketStream;
-use tokio_tungstenite::tungstenite::Message;
 use tokio_tungstenite::tungstenite::client::IntoClientRequest;
+use tokio_tungstenite::tungstenite::{self, Message};
 
 use crate::harness::{Container, LIMIT, Longshore};
 
@@ -39,18 +40,28 @@ struct End {
 
 impl Client {
     async fn open(url: &str) -> Client {
+        Client::try_open(url).await.expect("it switches")
+    }
+
+    /// One at a server that may not be there.
+    async fn try_open(url: &str) -> Result<Client, tungstenite::Error> {
         let address = url.strip_prefix("http://").expect("a URL").split('/').next().expect("an address");
         let mut request = url.replace("http://", "ws://").into_client_request().expect("a URL");
         let protocol = "v5.channel.k8s.io".parse().expect("a header");
         request.headers_mut().insert("Sec-WebSocket-Protocol", protocol);
-        let stream = TcpStream::connect(address).await.expect("it listens");
-        let (socket, _) = tokio_tungstenite::client_async(request, stream).await.expect("it switches");
-        Client { socket, seen: BTreeMap::new() }
+        let stream = TcpStream::connect(address).await?;
+        let (socket, _) = tokio_tungstenite::client_async(request, stream).await?;
+        Ok(Client { socket, seen: BTreeMap::new() })
     }
 
     async fn send(&mut self, channel: u8, bytes: impl AsRef<[u8]>) {
-        let message = [&[channel], bytes.as_ref()].concat();
-        self.socket.send(Message::binary(message)).await.expect("it takes it");
+        assert!(self.try_send(channel, bytes.as_ref()).await, "it takes it");
+    }
+
+    /// Whether the server is still there to take it.
+    async fn try_send(&mut self, channel: u8, bytes: &[u8]) -> bool {
+        let message = [&[channel], bytes].concat();
+        self.socket.send(Message::binary(message)).await.is_ok()
     }
 
     async fn close(&mut self, channel: u8) {
