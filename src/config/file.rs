@@ -133,6 +133,9 @@ pub struct Sandbox {
 pub struct ContainerSection {
     /// The longest content of one log entry; 0 means no limit (LOG-04).
     pub log_line_bytes_max: usize,
+    /// How many bytes of each stream of a container go into its log in a second; 0 means as
+    /// many as come. A container that says more waits.
+    pub log_bytes_per_second_max: u64,
     /// Bytes of each of stdout and stderr that ExecSync keeps (EXE-03).
     pub exec_sync_bytes_max: usize,
     /// Seconds that ExecSync and Exec wait for the end of output after the process ended (EXE-05).
@@ -185,6 +188,8 @@ pub struct Stream {
     pub tls_cert_file: PathBuf,
     /// PEM file of the key.
     pub tls_key_file: PathBuf,
+    /// TLS with a certificate that is made at each start.
+    pub tls_self_signed: bool,
 }
 
 /// `[image]`
@@ -353,6 +358,7 @@ impl Default for ContainerSection {
     fn default() -> ContainerSection {
         ContainerSection {
             log_line_bytes_max: 16 << 10,
+            log_bytes_per_second_max: 0,
             exec_sync_bytes_max: 16 << 20,
             exec_drain_timeout_s: 5,
             exit_drain_timeout_s: 10,
@@ -382,6 +388,7 @@ impl Default for Stream {
             creation_timeout_s: 30,
             tls_cert_file: PathBuf::new(),
             tls_key_file: PathBuf::new(),
+            tls_self_signed: false,
         }
     }
 }

@@ -25,6 +25,9 @@ pub use proxies::Proxies;
 pub use rdt::{RdtClass, RdtClasses};
 pub use runtimes::{CgroupDriver, Handler, NetworkOrder};
 
+/// The lowest limit of how fast containers log, where there is one.
+const LOG_RATE_MIN: u64 = 1 << 10;
+
 /// A mistake in the configuration: the key and what is wrong with it.
 #[derive(Debug)]
 pub struct Problem {
@@ -433,6 +436,12 @@ fn bounds(file: &File) -> Result<(), Problem> {
     if stream.tls_cert_file.as_os_str().is_empty() != stream.tls_key_file.as_os_str().is_empty() {
         return Err(problem("stream.tls_cert_file", "goes with stream.tls_key_file: both or neither"));
     }
+    if stream.tls_self_signed && !stream.tls_cert_file.as_os_str().is_empty() {
+        return Err(problem("stream.tls_self_signed", "excludes stream.tls_cert_file: one certificate"));
+    }
+    if (1..LOG_RATE_MIN).contains(&file.container.log_bytes_per_second_max) {
+        return Err(problem("container.log_bytes_per_second_max", "must be 0 or at least 1024"));
+    }
     if !(2..=1024).contains(&file.sandbox.selinux_category_range) {
         return Err(problem("sandbox.selinux_category_range", "must be 2 to 1024"));
     }
@@ -482,6 +491,14 @@ mod tests {
             ("\n[server]\nlisten = 7\n", "f.toml:3: server.listen: invalid type: integer `7`"),
             ("[log]\nlevel = \"loud\"\n", "f.toml:2: log.level: must be error"),
             ("[image]\npuller = \"ctr\"\n", "f.toml:2: image.puller: must be \"auto\""),
+            (
+                "[stream]\ntls_cert_file = \"/c\"\ntls_key_file = \"/k\"\ntls_self_signed = true\n",
+                "f.toml:4: stream.tls_self_signed: excludes stream.tls_cert_file",
+            ),
+            (
+                "[container]\nlog_bytes_per_second_max = 10\n",
+                "f.toml:2: container.log_bytes_per_second_max: must be 0 or at least 1024",
+            ),
             ("[image]\nunpack = \"x\"\n", "f.toml:2: image.unpack: must be \"auto\""),
             ("root = \"here\"\n", "f.toml:1: root: \"here\" must be an absolute path"),
             ("[runtime]\ndefault = \"kata\"\n", "f.toml:2: runtime.default: there is no handler \"kata\""),

@@ -141,6 +141,7 @@ impl Containers {
             stderr: fifos.stderr.clone(),
             log_path: (!log_path.is_empty()).then(|| log_path.into()),
             line_bytes_max: self.config.file.container.log_line_bytes_max,
+            bytes_per_second_max: self.config.file.container.log_bytes_per_second_max,
             started,
         }
     }

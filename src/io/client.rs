@@ -30,7 +30,9 @@ use tracing::{debug, info, warn};
 use super::attached::{Attached, ContainerInput};
 use super::link::Link;
 use super::pipe::InputPipe;
-use super::protocol::{Added, ContainerIo, Drained, Hello, KeptIo, List, PROTOCOL, Request};
+use super::protocol::{
+    Added, ContainerIo, Drained, Hello, KeptIo, List, PROTOCOL, PROTOCOL_WITH_RATES, Request,
+};
 use super::{daemon, fifo, succession};
 use crate::error::{Context, Error, Kind, Result, internal, unavailable};
 use crate::flow::{blocking, limited, lock};
@@ -73,6 +75,9 @@ struct Inner {
     /// Held while a keeper is connected to or started: there is one such attempt at a time.
     link: tokio::sync::Mutex<Option<Arc<Link>>>,
     kept: Mutex<HashMap<String, Held>>,
+    /// The keeper is of a version that reads everything as fast as it comes, and that was
+    /// not said yet.
+    lacks_rates: AtomicBool,
     last_start: Mutex<Option<Instant>>,
     /// Whether a keeper was asked to become this server's program: once is enough.
     asked_to_succeed: AtomicBool,
@@ -110,6 +115,7 @@ impl Keeper {
             options,
             link: tokio::sync::Mutex::default(),
             kept: Mutex::default(),
+            lacks_rates: AtomicBool::new(false),
             last_start: Mutex::default(),
             asked_to_succeed: AtomicBool::new(false),
         }))
@@ -123,6 +129,7 @@ impl Keeper {
     /// when there is no keeper to be had.
     pub async fn add(&self, io: ContainerIo) -> Result<()> {
         let id = io.id.clone();
+        let has_rate = io.bytes_per_second_max > 0;
         let held = blocking({
             let io = io.clone();
             move || Held::open(io)
@@ -136,6 +143,13 @@ impl Keeper {
             }
             Ok(_) => {}
             Err(_) => _ = lock(&self.0.kept).remove(&id),
+        }
+        if has_rate && self.0.lacks_rates.swap(false, Ordering::Relaxed) {
+            warn!(
+                container = id,
+                "the log keeper is of an older version, which limits no logs; it stays until the \
+                 containers that it has have ended"
+            );
         }
         added.map(drop).context(|| format!("log output of container {id:?}"))
     }
@@ -340,6 +354,7 @@ impl Inner {
         let hello: Hello = read(self.ask_once(&link, &hello).await?)?;
         debug!(pid = hello.pid, version = hello.version, protocol = hello.protocol, "the log keeper answers");
         self.upgrade(&link, &hello).await?;
+        self.lacks_rates.store(hello.protocol < PROTOCOL_WITH_RATES, Ordering::Relaxed);
         self.add_again(&link).await?;
         Ok(Arc::new(link))
     }

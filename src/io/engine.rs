@@ -126,6 +126,9 @@ impl Engine {
     pub(super) fn add(&self, io: ContainerIo) -> Result<()> {
         if let Some(old) = self.shared.container(&io.id) {
             if old.is_same(&io) {
+                if old.output.set_rate(io.bytes_per_second_max) {
+                    self.shared.wake(&old);
+                }
                 return Ok(());
             }
             self.remove(&io.id);
@@ -141,6 +144,7 @@ impl Engine {
             fifos().map(|(stream, _)| stream).collect(),
             changed,
         ));
+        output.set_rate(io.bytes_per_second_max);
         let large_pipes = self.shared.large_pipes.clone();
         let common = Common { output: output.clone(), gate: Arc::new(Gate::new()), large_pipes };
         let sources = fifos().map(|(stream, path)| {
@@ -269,9 +273,11 @@ impl Drop for Engine {
 }
 
 impl Container {
-    /// Whether adding `io` would change nothing. `started` says how to open, not what.
+    /// Whether adding `io` would change nothing but how fast it is read. `started` says how
+    /// to open, not what.
     fn is_same(&self, io: &ContainerIo) -> bool {
-        let is_equal = ContainerIo { started: self.io.started, ..io.clone() } == self.io;
+        let ContainerIo { started, bytes_per_second_max, .. } = self.io;
+        let is_equal = ContainerIo { started, bytes_per_second_max, ..io.clone() } == self.io;
         let paths = [&io.stdout, &io.stderr].into_iter().flatten();
         is_equal && paths.zip(&self.sources).all(|(path, source)| source.is_at(path))
     }
@@ -361,6 +367,15 @@ impl Shared {
                 drop(state);
                 self.resting.push(source);
             }
+            Ok(Turn::Wait(until)) => {
+                // Otherwise it is among those that rest already, for the same time.
+                let is_new = state.waits_until.replace(until) != Some(until);
+                self.watch_end(&source, &state);
+                drop(state);
+                if is_new {
+                    self.resting.push_until(until, source);
+                }
+            }
             Ok(Turn::End) => {
                 lock(&self.sources).remove(&source.mark);
             }
@@ -386,6 +401,21 @@ impl Shared {
     fn hand_out(&self, waiting: Vec<Arc<Source>>) {
         for source in waiting.iter().filter(|source| !source.is_retired()) {
             self.arm(source, &lock(&source.state));
+        }
+    }
+
+    /// Lets the streams of a container have turns that they would wait for.
+    fn wake(&self, container: &Container) {
+        for source in &container.sources {
+            self.arm(source, &lock(&source.state));
+        }
+    }
+
+    /// Lets epoll tell the end of a stream only: that needs no asking for.
+    fn watch_end(&self, source: &Source, state: &State) {
+        if let Some(fd) = &state.fd {
+            let end = epoll::EventFlags::ONESHOT;
+            let _ = epoll::modify(&self.epoll, fd, epoll::EventData::new_u64(source.mark), end);
         }
     }
 

@@ -5,19 +5,31 @@
 //! before it is full, what stands there of the torn entry is cut off again. Where that
 //! is impossible, the next successful write ends the torn line first (LOG-10). So it does
 //! with what a keeper that was killed in the middle of a write has left at the end.
+//!
+//! A file that somebody has removed could be written to all the same, and would take room
+//! that nobody sees. It is not; what comes is lost until the log is opened again, which the
+//! kubelet asks for when it misses the file (LOG-16). To make it anew by itself would leave
+//! files behind of pods that are being removed.
 
 use std::fs::{DirBuilder, File, OpenOptions};
 use std::io::{ErrorKind, Seek, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt};
-use std::path::Path;
+use std::os::unix::fs::{DirBuilderExt, FileExt, MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
 
 use crate::error::{Context, Result};
 
+/// How often a file that is written to is looked for, in nanoseconds.
+const LOOK_PAUSE: u64 = 1_000_000_000;
+
 /// An open log file.
 pub(super) struct LogFile {
+    path: PathBuf,
     file: File,
     end: End,
+    is_removed: bool,
+    /// When it is looked for again, in nanoseconds since the epoch.
+    next_look: u64,
 }
 
 /// How the file ends.
@@ -61,19 +73,28 @@ impl LogFile {
             _ => Err(error),
         });
         let file = opened.context(|| format!("open log file {path:?}"))?;
-        Ok(LogFile { file, end: End::Unknown })
+        Ok(LogFile { path: path.to_owned(), file, end: End::Unknown, is_removed: false, next_look: 0 })
     }
 
-    /// One that the program before had open.
-    pub(super) fn inherit(fd: OwnedFd) -> LogFile {
-        LogFile { file: fd.into(), end: End::Unknown }
+    /// One that the program before had open at `path`.
+    pub(super) fn inherit(fd: OwnedFd, path: &Path) -> LogFile {
+        LogFile { path: path.to_owned(), file: fd.into(), end: End::Unknown, is_removed: false, next_look: 0 }
     }
 
-    /// Appends `entries`, which are whole.
+    /// Appends `entries`, which are whole, at the time `now`, in nanoseconds since the epoch.
     ///
     /// # Errors
     /// What was lost; the file ends with an entry, or knows that it does not.
-    pub(super) fn write(&mut self, entries: &[u8]) -> Result<(), Loss> {
+    pub(super) fn write(&mut self, entries: &[u8], now: u64) -> Result<(), Loss> {
+        // Also after a clock that was set back.
+        if now >= self.next_look || self.next_look - now > LOOK_PAUSE {
+            self.next_look = now.saturating_add(LOOK_PAUSE);
+            self.is_removed = self.is_removed();
+        }
+        if self.is_removed {
+            let error = std::io::Error::new(ErrorKind::NotFound, "the log file was removed");
+            return Err(Loss::of(entries, error));
+        }
         if self.end == End::Unknown {
             self.end = self.look();
         }
@@ -101,6 +122,14 @@ impl LogFile {
             Some(Ok(())) if last != *b"\n" => End::Torn,
             _ => End::Whole,
         }
+    }
+
+    /// Whether the file has no name any more. Where the file system does not count names, that
+    /// of the log does.
+    fn is_removed(&self) -> bool {
+        let Ok(file) = self.file.metadata() else { return false };
+        let is_same = |found: std::fs::Metadata| (found.dev(), found.ino()) == (file.dev(), file.ino());
+        file.is_file() && file.nlink() == 0 && !std::fs::metadata(&self.path).is_ok_and(is_same)
     }
 
     /// Removes the last `bytes` of the file if they are what this wrote last.
@@ -150,7 +179,7 @@ mod tests {
     fn append(path: &Path, entries: &str) {
         let mut file = LogFile::open(path).expect("opened");
         for entry in entries.split_inclusive('\n') {
-            file.write(entry.as_bytes()).expect("written");
+            file.write(entry.as_bytes(), 0).expect("written");
         }
     }
 
@@ -177,14 +206,32 @@ mod tests {
         old.write_all(b"ha").expect("written");
         let mut new = LogFile::open(&path).expect("opened");
         old.write_all(b"lf\n").expect("written");
-        new.write(b"next\n").expect("written");
+        new.write(b"next\n", 0).expect("written");
         assert_eq!(read(&path), "half\nnext\n");
+    }
+
+    /// LOG-10.
+    #[test]
+    fn a_file_that_was_removed_is_not_written_to() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("0.log");
+        let mut file = LogFile::open(&path).expect("opened");
+        file.write(b"one\n", 5).expect("written");
+        std::fs::rename(&path, folder.path().join("1.log")).expect("rotated");
+        file.write(b"two\n", 5 + LOOK_PAUSE).expect("it has another name");
+        std::fs::remove_file(folder.path().join("1.log")).expect("removed");
+        let loss = file.write(b"three\nfour\n", 5 + 2 * LOOK_PAUSE).expect_err("nobody would see it");
+        assert_eq!((loss.entries, loss.bytes), (2, 11));
+        assert_eq!(loss.error.to_string(), "the log file was removed");
+        let mut file = LogFile::open(&path).expect("opened");
+        file.write(b"five\n", 5).expect("written");
+        assert_eq!(read(&path), "five\n");
     }
 
     #[test]
     fn what_is_not_written_is_counted() {
         let mut file = LogFile::open(Path::new("/dev/full")).expect("opened");
-        let loss = file.write(b"one\ntwo\n").expect_err("it is full");
+        let loss = file.write(b"one\ntwo\n", 0).expect_err("it is full");
         assert_eq!((loss.entries, loss.bytes, loss.error.kind()), (2, 8, ErrorKind::StorageFull));
     }
 }

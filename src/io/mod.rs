@@ -41,7 +41,8 @@
 //! | `source` | one FIFO and its turns | keeper |
 //! | `attachment` | who sees output as it comes, and the bound of what is kept for him | keeper |
 //! | `gate` | one worker at a time for each container | keeper |
-//! | `rest` | streams that are left alone for a millisecond | keeper |
+//! | `rest` | streams that are left alone for a millisecond, or longer | keeper |
+//! | `throttle` | how fast a stream may be read, where there is a limit, pure | keeper |
 //! | `line` | bytes to entries of the CRI log format, pure | keeper |
 //! | `output` | what both streams of a container share: log file, time, losses | keeper |
 //! | `log_file` | appends whole entries; what if the disk is full | keeper |
@@ -109,6 +110,7 @@ mod rest;
 pub mod session;
 mod source;
 mod succession;
+mod throttle;
 
 pub use attached::{Attached, ContainerInput, InputEnd};
 pub use client::{Keeper, KeeperOptions};

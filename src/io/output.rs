@@ -25,6 +25,8 @@ pub(super) struct Output {
     /// Whether there is a log at all; otherwise output is dropped (CTR-07).
     pub(super) has_log: bool,
     pub(super) line_bytes_max: usize,
+    /// How fast each stream is read; 0 means as fast as it comes.
+    rate: AtomicU64,
     sink: Mutex<Sink>,
     /// Changes of the file that wait for the sink.
     switches: AtomicUsize,
@@ -80,6 +82,7 @@ impl Output {
             id: id.to_owned(),
             has_log,
             line_bytes_max: line::effective_max(line_bytes_max),
+            rate: AtomicU64::new(0),
             sink: Mutex::new(Sink { file, last: 0, open: streams, attached: Vec::new() }),
             switches: AtomicUsize::new(0),
             open_streams,
@@ -120,6 +123,16 @@ impl Output {
 
     pub(super) fn id(&self) -> &str {
         &self.id
+    }
+
+    /// How many bytes of each stream may be read in a second; 0 means no limit.
+    pub(super) fn rate(&self) -> u64 {
+        self.rate.load(Ordering::Relaxed)
+    }
+
+    /// Sets that. Tells whether it is another than before.
+    pub(super) fn set_rate(&self, rate: u64) -> bool {
+        self.rate.swap(rate, Ordering::Relaxed) != rate
     }
 
     /// The sink for a burst; waits for whoever has it.
@@ -229,6 +242,8 @@ pub(super) struct Burst<'a> {
     sink: &'a mut Sink,
     page: &'a mut Page,
     filled: usize,
+    /// In nanoseconds since the epoch.
+    now: u64,
 }
 
 impl<'a> Burst<'a> {
@@ -238,8 +253,9 @@ impl<'a> Burst<'a> {
         stream: Stream,
         page: &'a mut Page,
     ) -> Burst<'a> {
-        page.prefix.begin(stream, line::now(), sink.last);
-        Burst { output, sink, page, filled: 0 }
+        let now = line::now();
+        page.prefix.begin(stream, now, sink.last);
+        Burst { output, sink, page, filled: 0, now }
     }
 
     #[inline]
@@ -261,7 +277,7 @@ impl<'a> Burst<'a> {
     fn flush(&mut self) {
         let entries = &self.page.bytes[..std::mem::take(&mut self.filled)];
         let Some(file) = self.sink.file.as_mut().filter(|_| !entries.is_empty()) else { return };
-        if let Err(loss) = file.write(entries) {
+        if let Err(loss) = file.write(entries, self.now) {
             self.output.lose(loss);
         }
     }

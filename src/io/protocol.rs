@@ -5,8 +5,8 @@
 //! come in another order than the requests.
 //!
 //! ```text
-//! → {"seq":1,"do":"hello","protocol":1,"version":"0.1.0"}
-//! ← {"seq":1,"ok":{"protocol":1,"version":"0.1.0","pid":4711}}
+//! → {"seq":1,"do":"hello","protocol":2,"version":"0.1.0"}
+//! ← {"seq":1,"ok":{"protocol":2,"version":"0.1.0","pid":4711}}
 //! → {"seq":2,"do":"reopen","id":"c1"}
 //! ← {"seq":2,"error":{"kind":"not_found","message":"the log keeper has no container \"c1\""}}
 //! ```
@@ -26,8 +26,11 @@ use serde_json::Value;
 
 use crate::error::{Error, Kind, Result};
 
-/// The version of what is described here.
-pub(super) const PROTOCOL: u32 = 1;
+/// The version of what is described here. Since 2 a keeper heeds
+/// [`ContainerIo::bytes_per_second_max`].
+pub(super) const PROTOCOL: u32 = 2;
+/// The first version with limits of how fast output is read.
+pub(super) const PROTOCOL_WITH_RATES: u32 = 2;
 /// The longest request. A keeper hangs up on a longer one.
 pub(super) const REQUEST_BYTES_MAX: usize = 64 << 10;
 /// The longest answer: a list of thousands of containers.
@@ -54,6 +57,10 @@ pub struct ContainerIo {
     /// is also what a larger one means (LOG-04).
     #[serde(default)]
     pub line_bytes_max: usize,
+    /// How fast each stream is read; 0 means as fast as it comes. It may change while the
+    /// container runs.
+    #[serde(default)]
+    pub bytes_per_second_max: u64,
     /// Whether the task exists, so that its shim has opened the FIFOs: one that has no
     /// writer is at its end then, and not before its beginning (REC-12).
     #[serde(default)]
@@ -252,6 +259,7 @@ mod tests {
             id: "c1".into(),
             stdout: Some("/a/o".into()),
             line_bytes_max: 7,
+            bytes_per_second_max: 1 << 20,
             started: true,
             ..ContainerIo::default()
         };

@@ -25,6 +25,7 @@ use super::line::{self, Stream};
 use super::output::{Burst, Output, Page, Sink};
 use super::rest::REST;
 use super::succession::StreamBequest;
+use super::throttle::Throttle;
 use crate::error::{Context, Result};
 use crate::flow::lock;
 use crate::sys::{inherit, process};
@@ -71,6 +72,9 @@ pub(super) struct State {
     pipe_bytes: usize,
     pipe: Pipe,
     last_turn: Option<Instant>,
+    throttle: Throttle,
+    /// What [`Turn::Wait`] has said last.
+    pub(super) waits_until: Option<Instant>,
 }
 
 /// What is known of a stream's pipe.
@@ -102,6 +106,8 @@ pub(super) enum Turn {
     Again,
     /// As before, but let more come together, or a change of the file go first.
     Rest,
+    /// As before, but not until then: too much was read. Its end, though, may be told.
+    Wait(Instant),
     /// The end of the stream: everything is written.
     End,
 }
@@ -139,6 +145,8 @@ impl Source {
             carry: Vec::new(),
             pipe: Pipe::Usual,
             last_turn: None,
+            throttle: Throttle::default(),
+            waits_until: None,
         };
         Ok(Source {
             mark,
@@ -167,7 +175,15 @@ impl Source {
             true => Pipe::Large,
             false => Pipe::Usual,
         };
-        let state = State { fd, carry: bequest.carry, pipe_bytes, pipe, last_turn: None };
+        let state = State {
+            fd,
+            carry: bequest.carry,
+            pipe_bytes,
+            pipe,
+            last_turn: None,
+            throttle: Throttle::default(),
+            waits_until: None,
+        };
         Ok(Source {
             mark,
             output: common.output.clone(),
@@ -228,8 +244,16 @@ impl Source {
             Pass::Fair { is_hung_up } => (TURN_BYTES, is_hung_up),
             Pass::Last => (PIPE_BYTES, false),
         };
+        // What a container leaves behind, no more than its pipe holds, is read at once.
+        let rate = if matches!(pass, Pass::Last) || is_hung_up { 0 } else { self.output.rate() };
+        state.throttle.set(rate);
         let mut moved = 0;
         while moved < share {
+            if rate > 0
+                && let Some(until) = state.throttle.wait(Instant::now())
+            {
+                return Turn::Wait(until);
+            }
             let Some(fd) = &state.fd else { return Turn::Again };
             let sink = match pass {
                 Pass::Fair { .. } => self.output.try_sink(),
@@ -237,7 +261,8 @@ impl Source {
             };
             let Some(mut sink) = sink else { return Turn::Rest };
             let to = &mut buffers.input[buffers.room..];
-            let asked = to.len();
+            let asked = state.throttle.read_bytes(to.len());
+            let to = &mut to[..asked];
             let count = match rustix::io::read(fd, to) {
                 Err(Errno::INTR) => continue,
                 Err(Errno::AGAIN) => return Turn::Again,
@@ -252,7 +277,9 @@ impl Source {
             self.take(state, &mut sink, buffers, count);
             drop(sink);
             moved += count;
-            if count >= BUSY_BYTES {
+            if rate > 0 {
+                state.throttle.pay(count, Instant::now());
+            } else if count >= BUSY_BYTES {
                 self.enlarge_pipe(state);
             }
             if matches!(pass, Pass::Last) {

@@ -12,8 +12,11 @@ use crate::io::session::{Feed, Gone, Offered};
 /// into, and who is not read could hold a hundred of them with a hundred bytes.
 const COPY_BELOW: usize = 16 << 10;
 
+/// What a piece takes besides its bytes: who sends them one by one fills memory with that.
+const PIECE_BYTES: usize = 64;
+
 /// One stream's way in. What the reader's queue has no room for waits here; the owner looks
-/// at [`Inlet::waiting`] and stops reading from the wire when it is too much.
+/// at [`Inlet::held`] and stops reading from the wire when it is too much.
 pub(super) struct Inlet {
     /// None when the stream has ended or nobody reads it.
     feed: Option<Feed>,
@@ -37,6 +40,9 @@ impl Inlet {
     pub(super) fn push(&mut self, piece: Bytes) -> usize {
         let Some(feed) = self.feed.as_ref().filter(|_| !self.ended) else { return piece.len() };
         let len = piece.len();
+        if len == 0 {
+            return 0;
+        }
         let piece = if len < COPY_BELOW { Bytes::copy_from_slice(&piece) } else { piece };
         if self.waiting_bytes > 0 {
             self.wait(piece);
@@ -108,6 +114,11 @@ impl Inlet {
         self.waiting_bytes
     }
 
+    /// Memory that what waits takes.
+    pub(super) fn held(&self) -> usize {
+        self.waiting_bytes + self.waiting.len() * PIECE_BYTES
+    }
+
     /// More may come.
     pub(super) fn is_open(&self) -> bool {
         !self.ended
@@ -162,6 +173,22 @@ mod tests {
         assert!(went > 0);
         assert_eq!(inlet.waiting(), 0);
         assert_eq!(inlet.push(Bytes::from_static(b"more")), 4);
+    }
+
+    /// Pieces without bytes once waited like others, without end.
+    #[test]
+    fn pieces_without_bytes_take_no_room_and_small_ones_more_than_their_bytes() {
+        let (feed, _incoming) = session::incoming();
+        let mut inlet = Inlet::new(feed);
+        for _ in 0..100 {
+            inlet.push(Bytes::from_static(b"x"));
+        }
+        let held = inlet.held();
+        assert!(held >= inlet.waiting() * PIECE_BYTES);
+        for _ in 0..1000 {
+            inlet.push(Bytes::new());
+        }
+        assert_eq!((inlet.held(), inlet.waiting.len()), (held, inlet.waiting()));
     }
 
     #[test]

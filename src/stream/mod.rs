@@ -12,12 +12,14 @@
 //! ```
 //! Nothing runs in a container before its client has come (EXE-10).
 
+mod certificate;
 mod handle;
 mod inlet;
 mod negotiate;
 mod outcome;
 mod port_forward;
 mod ready;
+mod refusals;
 mod remote_command;
 mod resize;
 mod server;
@@ -29,6 +31,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 pub use handle::Handle;
+use refusals::Refusals;
 pub use server::Listener;
 use token::Tokens;
 
@@ -36,6 +39,9 @@ use crate::config::Config;
 use crate::error::{Result, invalid};
 use crate::pod::Pods;
 use crate::proto::cri::{AttachRequest, ExecRequest, PortForwardRequest};
+
+/// Streams of a client of exec or attach, which needs five: each may keep data waiting.
+const STREAMS_MAX: usize = 16;
 
 /// Gives out URLs, and serves those who come with them. Cheap to clone.
 #[derive(Clone)]
@@ -45,6 +51,7 @@ struct Inner {
     pods: Pods,
     tokens: Tokens<Request>,
     limits: Limits,
+    refusals: Refusals,
     /// `http://ADDRESS:PORT`
     base: String,
 }
@@ -60,7 +67,7 @@ struct Limits {
 
 impl Limits {
     fn spdy(&self) -> spdy::Limits {
-        spdy::Limits { idle: self.idle, ..spdy::Limits::default() }
+        spdy::Limits { idle: self.idle, streams_max: STREAMS_MAX, ..spdy::Limits::default() }
     }
 
     fn websocket(&self) -> websocket::Limits {
@@ -87,7 +94,8 @@ impl Streaming {
             idle: Duration::from_secs(section.idle_timeout_s),
             creation: Duration::from_secs(section.creation_timeout_s),
         };
-        Ok((Streaming(Arc::new(Inner { pods, tokens: Tokens::default(), limits, base })), listener))
+        let inner = Inner { pods, tokens: Tokens::default(), limits, refusals: Refusals::default(), base };
+        Ok((Streaming(Arc::new(inner)), listener))
     }
 
     /// Exec: the URL where the command is run for who comes first.
@@ -142,3 +150,6 @@ fn check_streams(stdin: bool, stdout: bool, stderr: bool, tty: bool) -> Result<(
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests;

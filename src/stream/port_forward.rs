@@ -12,6 +12,7 @@ use tokio::net::TcpStream;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 use tracing::{debug, info};
 
 use super::negotiate::{Agreement, Transport};
@@ -26,6 +27,11 @@ use crate::proto::cri::PortForwardRequest;
 const READ_BYTES: usize = 64 << 10;
 /// How long the data of one pair may keep those of others waiting.
 const STUCK_LIMIT: Duration = Duration::from_secs(30);
+/// Streams of a client that wait for their other half; a further one is refused. Those that
+/// the client has ended count, too, until their time is over.
+const HALVES_MAX: usize = 1000;
+/// Connections of a client into the pod; a further one is refused.
+const PAIRS_MAX: usize = 500;
 /// Channels 0 to 255 are two for each port; 255 itself is no channel in newer protocols.
 const WEBSOCKET_PORTS_MAX: usize = 127;
 
@@ -51,15 +57,21 @@ where
         }
     };
     info!(pod, "ports are forwarded");
-    let mut pairs =
-        Pairs { pods: pods.clone(), pod, limits, waiting: HashMap::new(), gone: connection.handle().gone() };
+    let mut pairs = Pairs {
+        pods: pods.clone(),
+        pod,
+        limits,
+        waiting: HashMap::new(),
+        running: TaskTracker::new(),
+        gone: connection.handle().gone(),
+    };
     pairs.serve(connection, stop).await;
     Ok(())
 }
 
 /// One connection that nobody reads inside the pod must not hold up the others for ever.
 fn of_pairs(limits: Limits) -> spdy::Limits {
-    spdy::Limits { stuck: Some(STUCK_LIMIT), ..limits.spdy() }
+    spdy::Limits { stuck: Some(STUCK_LIMIT), streams_max: 2 * PAIRS_MAX, ..limits.spdy() }
 }
 
 /// The pairs of a client's connection.
@@ -69,6 +81,7 @@ struct Pairs {
     limits: Limits,
     /// Streams whose other half has not come yet, by request.
     waiting: HashMap<String, (Instant, Half)>,
+    running: TaskTracker,
     gone: CancellationToken,
 }
 
@@ -126,6 +139,10 @@ impl Pairs {
         };
         let half = Half { is_data, port, stream };
         match self.waiting.remove(&key) {
+            None if self.waiting.len() >= HALVES_MAX => {
+                debug!(request = key, "a stream is refused: too many wait for their other half");
+                half.stream.control.reset();
+            }
             None => {
                 self.waiting.insert(key, (Instant::now(), half));
             }
@@ -136,8 +153,13 @@ impl Pairs {
             }
             Some((_, other)) => {
                 let (data, error) = if half.is_data { (half, other) } else { (other, half) };
+                if self.running.len() >= PAIRS_MAX {
+                    debug!(request = key, "a pair is refused: too many connections are forwarded");
+                    data.stream.control.reset();
+                    return error.stream.control.reset();
+                }
                 let (pods, pod, gone) = (self.pods.clone(), self.pod.clone(), self.gone.clone());
-                tokio::spawn(async move {
+                self.running.spawn(async move {
                     tokio::select! {
                         () = forward(&pods, &pod, data, error) => {}
                         () = gone.cancelled() => {}
@@ -172,10 +194,20 @@ impl Pairs {
 /// One connection of a client, to its end. What goes wrong is told on the error stream.
 async fn forward(pods: &Pods, pod: &str, data: Half, error: Half) {
     let port = data.port;
+    // The client has nothing to say there, and nobody keeps it if it does.
+    drop(error.stream.incoming);
     let result = match pods.dial(pod, port).await {
         Ok(socket) => {
             let (incoming, outgoing) = (data.stream.incoming, data.stream.outgoing);
-            copy(socket, incoming, outgoing).await.context(|| format!("port {port} of pod sandbox {pod}"))
+            let over = data.stream.control.over();
+            tokio::select! {
+                copied = copy(socket, incoming, outgoing) => {
+                    copied.context(|| format!("port {port} of pod sandbox {pod}"))
+                }
+                // A client that resets its data stream wants nothing more of the pod, which
+                // may never end the connection by itself.
+                () = over.cancelled() => Ok(()),
+            }
         }
         Err(refused) => {
             data.stream.control.reset();

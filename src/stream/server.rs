@@ -1,34 +1,39 @@
 //! The HTTP side: connections, paths, tokens, and the upgrade (STM-01 … STM-08).
+//!
+//! Whoever reaches the address may connect, so nothing that is done before a token was shown
+//! may be without a bound: the time until then, the bytes, and the connections. When there
+//! are too many, the one that has said nothing for the longest time has to go, not the one
+//! that comes: a client that knows what it wants says so at once.
 
+use std::collections::VecDeque;
 use std::convert::Infallible;
-use std::sync::Arc;
+use std::io::ErrorKind;
 use std::time::Duration;
 
-use http::{Method, Response, StatusCode};
+use http::header::CONNECTION;
+use http::{HeaderValue, Method, Response, StatusCode};
 use http_body_util::Full;
 use hyper::body::{Bytes, Incoming};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
-use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpListener;
-use tokio::sync::Semaphore;
+use tokio::task::AbortHandle;
 use tokio_rustls::TlsAcceptor;
-use tokio_rustls::rustls::ServerConfig;
-use tokio_rustls::rustls::pki_types::pem::PemObject;
-use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
-use tracing::{Instrument, debug, info, warn};
+use tracing::{Instrument, debug, info};
 
 use super::negotiate::{self, Purpose};
-use super::{Request, Streaming, port_forward, remote_command};
+use super::refusals::{Refusals, Why, shortened};
+use super::{Request, Streaming, certificate, port_forward, remote_command};
 use crate::config::file::Stream;
-use crate::error::{Context, Result, invalid};
+use crate::error::{Context, Result};
 
-/// Clients at a time; a further one waits.
-const CLIENTS_MAX: usize = 1024;
-/// How long a client may take to say what it wants.
+/// Clients at a time that have not said what they want.
+const STRANGERS_MAX: usize = 1024;
+/// How long a client may take to say what it wants, and to take the answer.
 const HEAD_LIMIT: Duration = Duration::from_secs(10);
 /// The longest request head.
 const HEAD_BYTES_MAX: usize = 32 << 10;
@@ -48,12 +53,7 @@ pub struct Listener {
 impl Listener {
     /// Binds, and gives the beginning of URLs.
     pub(super) async fn bind(section: &Stream) -> Result<(Listener, String)> {
-        let tls =
-            match (section.tls_cert_file.as_os_str().is_empty(), section.tls_key_file.as_os_str().is_empty())
-            {
-                (true, _) | (_, true) => None,
-                (false, false) => Some(acceptor(section)?),
-            };
+        let tls = certificate::acceptor(section)?;
         let what = || format!("bind the streaming server's address {}:{}", section.address, section.port);
         let listener = TcpListener::bind((section.address.as_str(), section.port)).await.context(what)?;
         let address = listener.local_addr().context(what)?;
@@ -62,107 +62,123 @@ impl Listener {
     }
 }
 
-fn acceptor(section: &Stream) -> Result<TlsAcceptor> {
-    let (certificate, key) = (&section.tls_cert_file, &section.tls_key_file);
-    let chain = CertificateDer::pem_file_iter(certificate)
-        .and_then(Iterator::collect::<Result<Vec<_>, _>>)
-        .map_err(|error| invalid(format!("stream.tls_cert_file {certificate:?}: {error}")))?;
-    let secret = PrivateKeyDer::from_pem_file(key)
-        .map_err(|error| invalid(format!("stream.tls_key_file {key:?}: {error}")))?;
-    let config = ServerConfig::builder()
-        .with_no_client_auth()
-        .with_single_cert(chain, secret)
-        .map_err(|error| invalid(format!("stream.tls_cert_file {certificate:?}: {error}")))?;
-    Ok(TlsAcceptor::from(Arc::new(config)))
-}
-
 impl Streaming {
     /// Serves until `stop`; sessions are closed then, the processes behind them go on.
     pub async fn serve(self, listener: Listener, stop: CancellationToken) {
         let Listener { listener, tls } = listener;
-        let (places, sessions) = (Arc::new(Semaphore::new(CLIENTS_MAX)), TaskTracker::new());
-        loop {
-            let client = async {
-                // The semaphore is never closed.
-                let place = places.clone().acquire_owned().await.ok();
-                (listener.accept().await, place)
-            };
-            let (accepted, place) = tokio::select! {
-                client = client => client,
-                () = stop.cancelled() => break,
-            };
-            match accepted {
-                Ok((stream, _)) => {
-                    let _ = stream.set_nodelay(true);
-                    let client =
-                        Client { streaming: self.clone(), stop: stop.clone(), sessions: sessions.clone() };
-                    let tls = tls.clone();
-                    tokio::spawn(async move {
-                        match tls {
-                            None => client.serve(stream).await,
-                            Some(tls) => match tokio::time::timeout(HEAD_LIMIT, tls.accept(stream)).await {
-                                Ok(Ok(stream)) => client.serve(stream).await,
-                                Ok(Err(error)) => debug!(%error, "a streaming client's TLS"),
-                                Err(_) => debug!("a streaming client took too long for TLS"),
-                            },
+        let client = Client { streaming: self.clone(), stop: stop.clone(), sessions: TaskTracker::new() };
+        let refusals = &self.0.refusals;
+        tokio::join!(refusals.tell(&stop), async {
+            let mut strangers = Strangers::default();
+            while let Some(accepted) = stop.run_until_cancelled(listener.accept()).await {
+                match accepted {
+                    Ok((stream, _)) => {
+                        let _ = stream.set_nodelay(true);
+                        let task = tokio::spawn(client.clone().receive(stream, tls.clone()));
+                        if strangers.is_too_many_with(task.abort_handle()) {
+                            refusals.count(Why::Crowded, &"it said nothing when others came");
                         }
-                        drop(place);
-                    });
-                }
-                Err(error) => {
-                    warn!(%error, "a streaming connection could not be accepted");
-                    tokio::time::sleep(ACCEPT_PAUSE).await;
+                    }
+                    Err(error) => {
+                        refusals.count(Why::NotAccepted, &error);
+                        tokio::time::sleep(ACCEPT_PAUSE).await;
+                    }
                 }
             }
+        });
+        client.sessions.close();
+        if tokio::time::timeout(END_LIMIT, client.sessions.wait()).await.is_err() {
+            debug!(left = client.sessions.len(), "streaming sessions were cut off");
         }
-        sessions.close();
-        if tokio::time::timeout(END_LIMIT, sessions.wait()).await.is_err() {
-            debug!(left = sessions.len(), "streaming sessions were cut off");
+    }
+}
+
+/// The tasks of clients that have not said what they want, in the order in which they came.
+#[derive(Default)]
+struct Strangers(VecDeque<AbortHandle>);
+
+impl Strangers {
+    /// Takes a new one in. Tells whether the oldest had to go for it.
+    fn is_too_many_with(&mut self, new: AbortHandle) -> bool {
+        while self.0.front().is_some_and(AbortHandle::is_finished) {
+            self.0.pop_front();
         }
+        if self.0.len() >= STRANGERS_MAX {
+            self.0.retain(|task| !task.is_finished());
+        }
+        let oldest = if self.0.len() >= STRANGERS_MAX { self.0.pop_front() } else { None };
+        self.0.push_back(new);
+        oldest.map(|oldest| oldest.abort()).is_some()
     }
 }
 
 /// One connection.
 #[derive(Clone)]
-struct Client {
-    streaming: Streaming,
-    stop: CancellationToken,
-    sessions: TaskTracker,
+pub(super) struct Client {
+    pub(super) streaming: Streaming,
+    pub(super) stop: CancellationToken,
+    pub(super) sessions: TaskTracker,
 }
 
 impl Client {
-    async fn serve<T: AsyncRead + AsyncWrite + Send + Unpin + 'static>(self, stream: T) {
-        let stop = self.stop.clone();
+    /// Serves a connection until its session begins, or until it is clear that there is none.
+    pub(super) async fn receive<T>(self, stream: T, tls: Option<TlsAcceptor>)
+    where
+        T: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+    {
+        let served = async {
+            match tls {
+                None => self.serve(stream).await,
+                Some(tls) => match tls.accept(stream).await {
+                    Ok(stream) => self.serve(stream).await,
+                    Err(error) if error.kind() == ErrorKind::InvalidData => {
+                        self.refusals().count(Why::Garbage, &error);
+                    }
+                    Err(error) => debug!(%error, "a streaming client has gone"),
+                },
+            }
+        };
+        let limited = tokio::time::timeout(HEAD_LIMIT, served);
+        if let Some(Err(_)) = self.stop.run_until_cancelled(limited).await {
+            self.refusals().count(Why::Slow, &"it did not say in time what it wants");
+        }
+    }
+
+    async fn serve<T: AsyncRead + AsyncWrite + Send + Unpin + 'static>(&self, stream: T) {
+        let client = self.clone();
         let service = service_fn(move |request| {
-            let answer = self.answer(request);
+            let answer = client.answer(request);
             async move { Ok::<_, Infallible>(answer) }
         });
         let mut builder = http1::Builder::new();
-        builder.timer(TokioTimer::new()).header_read_timeout(HEAD_LIMIT);
-        builder.max_buf_size(HEAD_BYTES_MAX).max_headers(HEADERS_MAX);
-        let served = builder.serve_connection(TokioIo::new(stream), service).with_upgrades();
-        tokio::select! {
-            served = served => if let Err(error) = served {
-                debug!(%error, "a streaming client");
-            },
-            () = stop.cancelled() => {}
+        builder.max_buf_size(HEAD_BYTES_MAX).max_header_size(HEAD_BYTES_MAX).max_headers(HEADERS_MAX);
+        // The time limit is not the library's, which ends with the head.
+        builder.header_read_timeout(None);
+        match builder.serve_connection(TokioIo::new(stream), service).with_upgrades().await {
+            Err(error) if error.is_parse() => self.refusals().count(Why::Garbage, &error),
+            Err(error) => debug!(%error, "a streaming client has gone"),
+            Ok(()) => {}
         }
+    }
+
+    fn refusals(&self) -> &Refusals {
+        &self.streaming.0.refusals
     }
 
     fn answer(&self, mut request: http::Request<Incoming>) -> Response<Full<Bytes>> {
         if !matches!(*request.method(), Method::GET | Method::POST) {
-            return refused(text(StatusCode::METHOD_NOT_ALLOWED, "only GET and POST"));
+            return self.refused(text(StatusCode::METHOD_NOT_ALLOWED, "only GET and POST"));
         }
         let path = request.uri().path().to_owned();
         let Some((kind, token)) = path.strip_prefix('/').and_then(|path| path.split_once('/')) else {
-            return refused(text(StatusCode::NOT_FOUND, "there is nothing here"));
+            return self.refused(text(StatusCode::NOT_FOUND, "there is nothing here"));
         };
         // A token of another kind is spent, too: whoever guesses does not guess twice.
         let wanted = match (kind, self.streaming.0.tokens.take(token)) {
             ("exec", Some(wanted @ Request::Exec(_)))
             | ("attach", Some(wanted @ Request::Attach(_)))
             | ("portforward", Some(wanted @ Request::PortForward(_))) => wanted,
-            _ => return refused(text(StatusCode::NOT_FOUND, "the token is unknown, used or expired")),
+            _ => return self.refused(text(StatusCode::NOT_FOUND, "the token is unknown, used or expired")),
         };
         let purpose = match wanted {
             Request::PortForward(_) => Purpose::PortForward,
@@ -170,7 +186,7 @@ impl Client {
         };
         let (agreement, response) = match negotiate::agree(request.headers(), purpose) {
             Ok(agreed) => agreed,
-            Err(response) => return refused(*response),
+            Err(response) => return self.refused(*response),
         };
         let upgrade = hyper::upgrade::on(&mut request);
         let client = self.clone();
@@ -185,6 +201,15 @@ impl Client {
             .instrument(span),
         );
         response.map(|()| Full::default())
+    }
+
+    fn refused(&self, response: Response<String>) -> Response<Full<Bytes>> {
+        let why = format!("{}: {}", response.status().as_u16(), response.body().trim_end());
+        self.refusals().count(Why::Refused, &why);
+        let mut response = response.map(|body| Full::new(Bytes::from(body)));
+        // One request only: nobody can ask on without taking the answers.
+        response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+        response
     }
 
     /// Serves an upgraded connection to its end.
@@ -207,7 +232,7 @@ impl Client {
             }
         };
         if let Err(error) = ended {
-            info!(%error, "a streaming session failed");
+            info!(error = shortened(&error), "a streaming session failed");
         }
     }
 }
@@ -218,11 +243,25 @@ fn text(status: StatusCode, words: &str) -> Response<String> {
     response
 }
 
-fn refused(response: Response<String>) -> Response<Full<Bytes>> {
-    debug!(
-        status = response.status().as_u16(),
-        why = response.body().trim_end(),
-        "a streaming client is refused"
-    );
-    response.map(|body| Full::new(Bytes::from(body)))
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn who_has_said_nothing_for_the_longest_time_has_to_go() {
+        let mut strangers = Strangers::default();
+        let ended = tokio::spawn(async {});
+        assert!(!strangers.is_too_many_with(ended.abort_handle()));
+        ended.await.expect("it has ended");
+        let tasks: Vec<_> = (0..=STRANGERS_MAX).map(|_| tokio::spawn(std::future::pending::<()>())).collect();
+        let crowded: Vec<usize> = (0..=STRANGERS_MAX)
+            .filter(|number| strangers.is_too_many_with(tasks[*number].abort_handle()))
+            .collect();
+        // One that has ended takes no place.
+        assert_eq!(crowded, [STRANGERS_MAX]);
+        assert_eq!(strangers.0.len(), STRANGERS_MAX);
+        let mut tasks = tasks.into_iter();
+        assert!(tasks.next().expect("the first").await.is_err_and(|error| error.is_cancelled()));
+        assert!(tasks.all(|task| !task.is_finished()));
+    }
 }

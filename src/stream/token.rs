@@ -51,6 +51,12 @@ impl<T> Tokens<T> {
         Ok(token)
     }
 
+    /// Keeps `request` for whoever comes with `token`.
+    #[cfg(test)]
+    pub(super) fn put(&self, token: &str, request: T) {
+        lock(&self.0).insert(token.to_owned(), (Instant::now() + LIFETIME, request));
+    }
+
     /// Takes the request of `token`: the second time there is none.
     pub(super) fn take(&self, token: &str) -> Option<T> {
         let (until, request) = lock(&self.0).remove(token)?;

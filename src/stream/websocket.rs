@@ -128,4 +128,4 @@ fn config(message_bytes_max: usize) -> WebSocketConfig {
 }
 
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;

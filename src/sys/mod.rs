@@ -8,6 +8,7 @@ pub mod copy;
 pub mod idmap;
 pub mod inherit;
 pub mod inotify;
+pub mod interfaces;
 pub mod mount;
 pub mod mountinfo;
 pub mod netns;

@@ -12,14 +12,14 @@ use tokio::task::JoinHandle;
 use crate::fixture::{LIMIT, Scene, Shim, shown, until};
 
 /// A client that is attached.
-struct Client {
+pub(crate) struct Client {
     stdout: Drain,
     stderr: Drain,
     ended: JoinHandle<Result<()>>,
 }
 
 impl Client {
-    async fn attach(keeper: &Keeper, id: &str) -> Client {
+    pub(crate) async fn attach(keeper: &Keeper, id: &str) -> Client {
         let ((stdout, to_stdout), (stderr, to_stderr)) = (session::outgoing(), session::outgoing());
         let attached = keeper.attach(id, true, true).await.expect("attached");
         let ended = tokio::spawn(attached.forward(Some(stdout), Some(stderr)));
@@ -35,7 +35,7 @@ impl Client {
         assert_eq!(String::from_utf8_lossy(&seen), text);
     }
 
-    async fn end(mut self) -> (String, String, Result<()>) {
+    pub(crate) async fn end(mut self) -> (String, String, Result<()>) {
         let (stdout, stderr) = tokio::join!(rest(&mut self.stdout), rest(&mut self.stderr));
         (stdout, stderr, self.ended.await.expect("no panic"))
     }

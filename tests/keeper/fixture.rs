@@ -98,6 +98,7 @@ impl Scene {
             stderr: fifos.stderr,
             log_path: Some(self.log(id)),
             line_bytes_max: 16 << 10,
+            bytes_per_second_max: 0,
             started: false,
         }
     }

@@ -5,7 +5,9 @@
 
 mod attach;
 mod clients;
+mod disk;
 mod fixture;
 mod life;
+mod limit;
 mod output;
 mod upgrade;

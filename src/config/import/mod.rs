@@ -233,7 +233,7 @@ fn certificates(source: &mut Source, draft: &mut Draft) {
             }
         },
         ((None, None), Some(enabled)) if is_enabled => {
-            draft.lose(enabled, "there is no certificate, and longshore makes none");
+            draft.set("stream.tls_self_signed", &enabled.written, |file| file.stream.tls_self_signed = true);
         }
         ((cert, key), _) => {
             for entry in [cert, key].into_iter().flatten() {

@@ -132,6 +132,7 @@ const SERVER: &[(&str, Change)] = &[
          x509_key_pair_streaming.tls_key_file = \"/k\"",
         |file| (file.stream.tls_cert_file, file.stream.tls_key_file) = ("/c".into(), "/k".into()),
     ),
+    ("enable_tls_streaming = true", |file| file.stream.tls_self_signed = true),
 ];
 
 fn cri(rest: &str) -> String {
@@ -218,7 +219,7 @@ fn every_key_becomes_its_own_in_every_format() {
 #[test]
 fn what_has_no_counterpart_is_named() {
     let old = "disable_cgroup = true\ncdi_spec_dirs = [\"x\"]\nstream_server_address = \"\"\n\
-               stream_server_port = \"many\"\nstream_idle_timeout = \"0s\"\nenable_tls_streaming = true\n\
+               stream_server_port = \"many\"\nstream_idle_timeout = \"0s\"\n\
                selinux_category_range = 1\n\
                disable_tcp_service = false\nimage_decryption.key_model = \"\"\nimage_pull_with_sync_fs = true\n\
                stats_collect_period = 5\ncontainerd.disable_snapshot_annotations = false\n\

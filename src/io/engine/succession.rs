@@ -88,11 +88,13 @@ impl Engine {
         let take = |fd: Option<i32>, what: &str| {
             fd.map(inherit::take).transpose().context(|| format!("take over the {what}"))
         };
-        let file = take(old.file, "log file")?.map(LogFile::inherit);
+        let path = io.log_path.clone().unwrap_or_default();
+        let file = take(old.file, "log file")?.map(|file| LogFile::inherit(file, &path));
         let named = names(&io).zip(streams);
         let open = named.clone().filter(|(_, stream)| stream.fd.is_some()).map(|(name, _)| name).collect();
         let output = Output::new(&io.id, file, io.line_bytes_max, open, self.shared.changed.clone());
         output.resume(&old);
+        output.set_rate(io.bytes_per_second_max);
         let output = Arc::new(output);
         let large_pipes = self.shared.large_pipes.clone();
         let common = Common { output: output.clone(), gate: Arc::new(Gate::new()), large_pipes };

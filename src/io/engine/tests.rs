@@ -66,6 +66,7 @@ impl Scene {
             stderr: fifos.stderr,
             log_path: Some(self.folder.path().join(format!("pods/{id}/0.log"))),
             line_bytes_max: 64,
+            bytes_per_second_max: 0,
             started: false,
         }
     }

@@ -13,6 +13,9 @@ use super::frame::Fault;
 /// Where unpacking starts; most blocks of streaming clients are smaller.
 const UNPACKED_BYTES: usize = 512;
 
+/// Headers of a block; streaming clients send three. Each is compared with those before it.
+const HEADERS_MAX: usize = 64;
+
 /// The start of a zlib stream with a dictionary: deflate with a window of 32 KiB.
 const ZLIB_HEAD: [u8; 2] = [0x78, 0xbb];
 
@@ -57,7 +60,7 @@ impl Headers {
         let mut rest = block;
         let count = length(&mut rest)?;
         // Each takes eight bytes at least.
-        if count > rest.len() / 8 {
+        if count > HEADERS_MAX.min(rest.len() / 8) {
             return None;
         }
         let mut headers = Vec::with_capacity(count);
@@ -232,6 +235,10 @@ pub(super) mod tests {
         }
         let good = packer.block(&[("a", "1\u{0}2")]);
         assert_eq!(unpacker.headers(&good).expect("headers").get("a"), Some("1"));
+        let names: Vec<String> = (0..=HEADERS_MAX).map(|number| number.to_string()).collect();
+        let many: Vec<(&str, &str)> = names.iter().map(|name| (name.as_str(), "")).collect();
+        assert_eq!(unpacker.headers(&packer.block(&many)), Err(Bad::Stream));
+        assert!(unpacker.headers(&packer.block(&many[1..])).is_ok());
         // A count that the block has no room for.
         assert_eq!(unpacker.headers(&packer.pack(&[0xff; 8])), Err(Bad::Stream));
     }

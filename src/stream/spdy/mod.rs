@@ -32,6 +32,8 @@ pub struct Limits {
     pub header_bytes_max: usize,
     /// Bytes that wait in one stream for somebody here to take them.
     pub buffered_bytes_max: usize,
+    /// Bytes that wait in all streams of a connection together.
+    pub all_buffered_bytes_max: usize,
 }
 
 impl Default for Limits {
@@ -42,6 +44,7 @@ impl Default for Limits {
             streams_max: 1000,
             header_bytes_max: 16 << 10,
             buffered_bytes_max: 1 << 20,
+            all_buffered_bytes_max: 64 << 20,
         }
     }
 }
@@ -108,4 +111,4 @@ impl Control {
 }
 
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;

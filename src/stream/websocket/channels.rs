@@ -409,7 +409,7 @@ impl<T: AsyncRead + AsyncWrite + Send + Unpin> Task<T> {
     fn read(&mut self, cx: &mut Context<'_>) -> Result<bool, Over> {
         if let Some(number) = self.stalled {
             let inlet = self.channels.get(&number).and_then(|channel| channel.inlet.as_ref());
-            if inlet.is_some_and(|inlet| inlet.waiting() > self.limits.buffered_bytes_max) {
+            if inlet.is_some_and(|inlet| inlet.held() > self.limits.buffered_bytes_max) {
                 return Ok(false);
             }
             self.stalled = None;
@@ -474,7 +474,7 @@ impl<T: AsyncRead + AsyncWrite + Send + Unpin> Task<T> {
         if inlet.waiting() > 0 {
             channel.signal.note();
         }
-        if inlet.waiting() > self.limits.buffered_bytes_max {
+        if inlet.held() > self.limits.buffered_bytes_max {
             self.stalled = Some(number);
         }
     }

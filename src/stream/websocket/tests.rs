@@ -1,5 +1,7 @@
 //! A client of the same WebSocket library on the other end of a pipe.
 
+pub(in crate::stream) mod fuzz;
+
 use std::time::Duration;
 
 use bytes::Bytes;

@@ -2,7 +2,9 @@
 
 mod attach;
 mod exec;
+mod hostile;
 mod soak;
+mod tls;
 
 use std::collections::BTreeMap;
 

@@ -130,6 +130,8 @@ fn a_folder_that_vanished_stops_nothing() {
     stdout.write("and back\n");
     drop((stdout, stderr));
     let kept = scene.drained("c1");
-    assert_eq!(shown(&scene.log()).last().expect("an entry"), "stdout F and back");
-    assert_eq!(kept.lost_entries, 0, "whoever holds the old file still finds them");
+    let shown = shown(&scene.log());
+    assert_eq!(shown.last().expect("an entry"), "stdout F and back");
+    assert_eq!(shown.len() as u64 + kept.lost_entries, 100_001, "what nobody could find is told");
+    assert_eq!(kept.last_error.as_deref(), Some("the log file was removed"));
 }

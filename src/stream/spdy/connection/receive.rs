@@ -71,11 +71,26 @@ impl<T: AsyncRead + AsyncWrite + Send + Unpin> Task<T> {
 
     fn is_stalled(&mut self) -> bool {
         let Some((id, _)) = self.stalled else { return false };
-        let waiting = self.streams.get(&id).map_or(0, |stream| stream.inlet.waiting());
-        if waiting <= self.limits.buffered_bytes_max {
-            self.stalled = None;
+        let held = self.streams.get(&id).map_or(0, |stream| stream.inlet.held());
+        if held <= self.limits.buffered_bytes_max {
+            let fullest = self.fullest();
+            if fullest != Some(id) {
+                self.stalled = fullest.map(|id| (id, Instant::now()));
+            }
         }
         self.stalled.is_some()
+    }
+
+    /// The stream in which most waits, if what waits in all together is too much.
+    fn fullest(&self) -> Option<u32> {
+        // A few streams cannot hold so much: that is known without a look at them.
+        let held_max = self.limits.all_buffered_bytes_max;
+        if self.streams.len() <= held_max / (2 * self.limits.buffered_bytes_max).max(1) {
+            return None;
+        }
+        let held = self.streams.iter().map(|(id, stream)| (stream.inlet.held(), *id));
+        let is_too_much = held.clone().map(|(held, _)| held).sum::<usize>() > held_max;
+        held.max().filter(|_| is_too_much).map(|(_, id)| id)
     }
 
     fn handle_frames(&mut self) -> Result<(), Fault> {
@@ -157,8 +172,12 @@ impl<T: AsyncRead + AsyncWrite + Send + Unpin> Task<T> {
         if waiting > 0 && !was_waiting {
             stream.signal.note();
         }
-        if waiting > self.limits.buffered_bytes_max {
+        if stream.inlet.held() > self.limits.buffered_bytes_max {
             self.stalled = Some((id, Instant::now()));
+        } else if waiting > 0
+            && let Some(fullest) = self.fullest()
+        {
+            self.stalled = Some((fullest, Instant::now()));
         }
         self.credit(id, taken);
         if fin {

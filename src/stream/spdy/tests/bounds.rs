@@ -79,6 +79,45 @@ async fn a_stream_that_nobody_reads_does_not_hold_up_the_others_for_ever() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn what_waits_in_all_streams_together_has_a_bound() {
+    const STREAMS: u32 = 40;
+    const PIECES: u32 = 40;
+    let limits = Limits { all_buffered_bytes_max: 1_000_000, stuck: None, ..tight() };
+    let (mut client, mut connection) = connect(limits);
+    let mut streams = Vec::new();
+    for number in 0..STREAMS {
+        streams.push(client.stream(1 + 2 * number, &mut connection).await);
+    }
+    let (written, seen) = tokio::sync::watch::channel(0);
+    let writer = tokio::spawn(async move {
+        for _ in 0..PIECES {
+            for number in 0..STREAMS {
+                client.data(1 + 2 * number, &[7; 4000], false).await;
+                written.send_modify(|bytes| *bytes += 4000);
+            }
+        }
+        client
+    });
+    tokio::time::sleep(Duration::from_secs(10)).await;
+    // In the queues, in what waits, and on the way; less than each may have by itself.
+    let queued = (STREAMS * 17 * 4000) as usize;
+    let bytes = *seen.borrow();
+    assert!((1_000_000..queued + 1_500_000).contains(&bytes), "{bytes}");
+    // Whoever reads lets all go on.
+    let mut readers = tokio::task::JoinSet::new();
+    for mut stream in streams {
+        readers.spawn(async move {
+            let mut received = 0;
+            while received < 4000 * PIECES as usize {
+                received += stream.incoming.next().await.expect("a piece").len();
+            }
+        });
+    }
+    readers.join_all().await;
+    writer.await.expect("the writer");
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_stream_alone_may_wait_as_long_as_it_likes() {
     let (mut client, mut connection) = connect(tight());
     let mut slow = client.stream(1, &mut connection).await;

@@ -2,7 +2,7 @@
 
 mod bounds;
 mod ends;
-mod fuzz;
+pub(in crate::stream) mod fuzz;
 mod streams;
 
 use bytes::{Bytes, BytesMut};
@@ -10,6 +10,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
 
 use super::frame::tests::{control_frame, open};
 use super::frame::{self, Decoder, Frame};
+use super::header::Unpacker;
 use super::header::tests::ClientPacker;
 use super::{Connection, Limits, Stream, serve};
 
