@@ -1,7 +1,10 @@
-//! exec and attach for a client that speaks WebSocket as the API server does.
+//! exec, attach and port-forward, for a client that speaks WebSocket as the API server does,
+//! and for one that speaks SPDY as the kubelet and crictl do.
 
 mod attach;
 mod exec;
+mod forward;
+mod spdy;
 
 use std::collections::BTreeMap;
 
@@ -37,9 +40,13 @@ struct End {
 
 impl Client {
     async fn open(url: &str) -> Client {
+        Client::open_with(url, "v5.channel.k8s.io").await
+    }
+
+    async fn open_with(url: &str, protocol: &str) -> Client {
         let address = url.strip_prefix("http://").expect("a URL").split('/').next().expect("an address");
         let mut request = url.replace("http://", "ws://").into_client_request().expect("a URL");
-        let protocol = "v5.channel.k8s.io".parse().expect("a header");
+        let protocol = protocol.parse().expect("a header");
         request.headers_mut().insert("Sec-WebSocket-Protocol", protocol);
         let stream = TcpStream::connect(address).await.expect("it listens");
         let (socket, _) = tokio_tungstenite::client_async(request, stream).await.expect("it switches");
