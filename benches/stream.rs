@@ -52,10 +52,7 @@ async fn main() -> anyhow::Result<()> {
     let node = Node::with(Server::BuiltIn).cni(harness::cni::usual()).start().await;
     let beside = Beside::start(&node).await;
     println!("containerd {}", node.containerd_version());
-    let mut sides = [
-        Side::start("longshore", beside.cri()).await?,
-        Side::start("built-in", &node).await?,
-    ];
+    let mut sides = [Side::start("longshore", beside.cri()).await?, Side::start("built-in", &node).await?];
     let containerd = node.containerd().pid();
     sides[0].pids = vec![beside.longshore().pid(), beside.longshore().keeper_pid(), containerd];
     sides[1].pids = vec![containerd];

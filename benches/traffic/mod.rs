@@ -39,7 +39,8 @@ pub(crate) async fn cat(container: &Container, blocks: u64) -> anyhow::Result<()
     };
     let receiving = async {
         let mut expected = Expected::new();
-        let status = reader.rest(error, |(id, piece)| if id == stdout { expected.take(piece) } else { Ok(()) });
+        let status =
+            reader.rest(error, |(id, piece)| if id == stdout { expected.take(piece) } else { Ok(()) });
         ensure_success(&status.await?)?;
         expected.end(blocks)
     };

@@ -210,7 +210,8 @@ mod tests {
         };
         let mut read = Vec::new();
         let (.., count) = tokio::join!(feeding, writing, theirs.read_to_end(&mut read));
-        let expected: Vec<u8> = (0..100_u8).flat_map(|number| vec![number; 50 * usize::from(number)]).collect();
+        let expected: Vec<u8> =
+            (0..100_u8).flat_map(|number| vec![number; 50 * usize::from(number)]).collect();
         assert_eq!(count.expect("read"), expected.len());
         assert!(read == expected);
     }

@@ -65,7 +65,8 @@ impl Spdy {
     pub(crate) async fn open(url: &str, protocols: &[&str]) -> Result<Spdy> {
         let wrong = |what: String| Error::new(ErrorKind::InvalidData, what);
         let rest = url.strip_prefix("http://").ok_or_else(|| wrong(format!("no URL of ours: {url}")))?;
-        let (address, path) = rest.split_once('/').ok_or_else(|| wrong(format!("a URL without path: {url}")))?;
+        let (address, path) =
+            rest.split_once('/').ok_or_else(|| wrong(format!("a URL without path: {url}")))?;
         let mut io = TcpStream::connect(address).await?;
         io.set_nodelay(true)?;
         let request = format!(
