@@ -38,6 +38,7 @@ pub(crate) mod procfs;
 mod registry;
 mod runc;
 mod slot;
+pub(crate) mod spdy;
 
 use std::time::{Duration, Instant};
 
