@@ -3,7 +3,7 @@
 use tonic::{Request, Response, Status};
 
 use super::status::unbuilt;
-use super::streams::{ListStream, in_messages};
+use super::streams::{ListStream, in_messages, of_events};
 use super::{Cri, answer};
 use crate::error::invalid;
 use crate::proto::cri::runtime_service_server::RuntimeService;
@@ -326,7 +326,10 @@ impl RuntimeService for Cri {
         &self,
         _: Request<GetEventsRequest>,
     ) -> Answer<Self::GetContainerEventsStream> {
-        Err(unbuilt("GetContainerEvents"))
+        self.serve("GetContainerEvents", "", async {
+            self.pods.containers.events.subscribe().map(of_events)
+        })
+        .await
     }
 
     async fn list_metric_descriptors(

@@ -12,6 +12,7 @@ mod choices;
 mod command;
 mod config_import;
 mod core;
+mod events;
 mod faults;
 mod handlers;
 mod harness_check;

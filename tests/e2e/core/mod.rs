@@ -2,6 +2,7 @@
 
 mod container;
 mod errors;
+mod events;
 mod exec;
 mod exit;
 mod image;
