@@ -18,6 +18,7 @@ mod handlers;
 mod harness_check;
 mod image_volumes;
 mod load;
+mod metrics;
 mod neighbours;
 mod pull_kills;
 mod restart;

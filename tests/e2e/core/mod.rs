@@ -9,6 +9,7 @@ mod image;
 mod image_volumes;
 mod list;
 mod logs;
+mod metrics;
 mod namespaces;
 mod network;
 mod node;
