@@ -136,6 +136,7 @@ fn no_pods() -> &'static Pods {
             features: Default::default(),
             flow: Default::default(),
             creating: Default::default(),
+            events: Default::default(),
             exits: Default::default(),
             deleting: Default::default(),
             mounting: Default::default(),
