@@ -30,7 +30,7 @@ test-vm:
 demo:
 	deploy/demo.sh
 
-# Lifecycle calls, pulls and logs beside containerd's own plugin.
+# Lifecycle calls, pulls, logs, exec and port-forward beside containerd's own plugin.
 bench:
 	tests/setup.sh
 	$(CARGO) bench --locked

@@ -25,6 +25,7 @@ use crate::config::{Config, Overrides};
 use crate::container::{self, Containers};
 use crate::containerd::Containerd;
 use crate::cri::Cri;
+use crate::events::Events;
 use crate::flow::{Flow, Joins};
 use crate::image::Images;
 use crate::io::{Keeper, KeeperOptions};
@@ -90,6 +91,7 @@ pub async fn serve(request: Serve, config: Config, log: LogControl) -> anyhow::R
     let limit = Duration::from_secs(config.file.server.shutdown_timeout_s);
     // New calls are refused from here on, running ones end or roll back (SVC-36).
     flow.drain(limit).await;
+    pods.containers.events.close();
     stop.cancel();
     background.await_end().await;
     if tokio::time::timeout(limit, serving).await.is_err() {
@@ -102,7 +104,7 @@ pub async fn serve(request: Serve, config: Config, log: LogControl) -> anyhow::R
 }
 
 /// Builds the parts.
-pub(crate) async fn build(config: Arc<Config>, paths: Paths, flow: Flow) -> anyhow::Result<Pods> {
+async fn build(config: Arc<Config>, paths: Paths, flow: Flow) -> anyhow::Result<Pods> {
     for handler in &config.handlers {
         spec::base(handler)?;
     }
@@ -137,6 +139,7 @@ pub(crate) async fn build(config: Arc<Config>, paths: Paths, flow: Flow) -> anyh
         cdi: Cdi::new(file.container.enable_cdi, &file.container.cdi_spec_dirs),
         keeper,
         store: Arc::new(Store::default()),
+        events: Events::default(),
         paths,
         host,
         features: Default::default(),

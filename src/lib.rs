@@ -11,7 +11,7 @@
 //! | domain, in this order | [`stats`], [`pod`], [`container`], [`image`]: one verb, one file |
 //! | records | [`state`]: pods, containers, their tables and status files |
 //! | additions to a spec | [`cdi`]: devices of vendors |
-//! | capabilities | [`spec`] (CRI → OCI, pure), [`network`] (CNI), [`io`] (output, logs) |
+//! | capabilities | [`spec`] (CRI → OCI, pure), [`network`] (CNI), [`io`] (output, logs), [`events`] (who is told what) |
 //! | mechanics | [`containerd`]: the only module that knows containerd's API |
 //! | foundation | [`sys`], [`telemetry`], [`flow`], [`config`], [`ids`], [`glob`], [`error`], [`proto`] |
 //!
@@ -27,6 +27,7 @@ pub mod container;
 pub mod containerd;
 pub mod cri;
 pub mod error;
+pub mod events;
 pub mod flow;
 pub mod glob;
 pub mod ids;

@@ -22,7 +22,7 @@ const LAYERS: [&[&str]; 14] = [
     &["image"],
     &["state"],
     &["cdi"],
-    &["spec", "network", "io"],
+    &["spec", "network", "io", "events"],
     &["containerd"],
     &FOUNDATION,
 ];

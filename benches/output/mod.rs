@@ -30,11 +30,16 @@ pub(crate) fn exe() -> PathBuf {
 
 /// About `bytes` of lines, each with its number.
 pub(crate) fn numbered_lines(bytes: usize) -> Vec<u8> {
+    lines_of(bytes, LINE_BYTES)
+}
+
+/// The same with lines of another length, newlines included: 12 at least.
+pub(crate) fn lines_of(bytes: usize, line_bytes: usize) -> Vec<u8> {
     let mut lines = Vec::with_capacity(bytes);
-    for number in 0..bytes / LINE_BYTES {
+    for number in 0..bytes / line_bytes {
         let start = lines.len();
         write!(lines, "{number:010} ").expect("memory takes it");
-        lines.resize(start + LINE_BYTES - 1, b'a' + (number % 26) as u8);
+        lines.resize(start + line_bytes - 1, b'a' + (number % 26) as u8);
         lines.push(b'\n');
     }
     lines

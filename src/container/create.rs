@@ -251,6 +251,7 @@ impl Containers {
         stage.set("recording");
         let container = self.record(&creation, name, &oci, &root).await?;
         self.store.add_container(container.clone());
+        self.tell(&container);
         Ok(container)
     }
 

@@ -118,6 +118,7 @@ impl Containers {
 
     async fn show_end(&self, container: &Container, exit: Exit, reason: &str, stored: Option<Status>) {
         container.end(exit, reason, stored).await;
+        self.tell(container);
         let reason = container.status().shown_reason();
         info!(container = %container.id, code = exit.code, reason, "container exited");
     }
@@ -226,6 +227,7 @@ impl Containers {
         warn!(container = %container.id, "the task of a running container is gone");
         let code = u32::try_from(UNKNOWN_CODE).unwrap_or_default();
         container.end(Exit { code, at: 0 }, "Unknown", None).await;
+        self.tell(container);
         self.close_output(container).await;
     }
 }

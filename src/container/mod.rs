@@ -3,6 +3,7 @@
 mod apparmor;
 mod attach;
 mod create;
+mod events;
 mod exec;
 mod exit;
 mod features;
@@ -31,6 +32,7 @@ use crate::cdi::Cdi;
 use crate::config::{Config, Handler};
 use crate::containerd::Containerd;
 use crate::error::{Result, precondition};
+use crate::events::Events;
 use crate::flow::{Flow, Joins, Keyed};
 use crate::ids::ContainerId;
 use crate::image::Images;
@@ -57,6 +59,8 @@ pub struct Inner {
     pub keeper: Keeper,
     /// Tables.
     pub store: Arc<Store>,
+    /// What subscribers are told.
+    pub events: Events,
     /// Folders.
     pub paths: Paths,
     /// Facts of the host.

@@ -47,6 +47,7 @@ impl Containers {
             Ok(()) => {
                 self.store.remove_container(container);
                 self.creating.forget(&container.metadata.name);
+                self.tell_removed(container);
                 info!(container = %container.id, "container removed");
                 Ok(())
             }

@@ -71,7 +71,10 @@ impl Containers {
             }
             Err(error) => Err(error),
         };
-        let Err(error) = started else { return Ok(()) };
+        let Err(error) = started else {
+            self.tell(container);
+            return Ok(());
+        };
         let error = error.context(format!("start container {}", container.id));
         self.undo_start(container).await;
         let failed = |status: &mut crate::state::container::Status| {
@@ -87,6 +90,7 @@ impl Containers {
             warn!(container = %container.id, error = %unsaved, "the failed start could not be stored");
             container.mark(failed)?;
         }
+        self.tell(container);
         Err(error)
     }
 

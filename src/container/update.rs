@@ -2,6 +2,8 @@
 
 use std::sync::Arc;
 
+use tracing::warn;
+
 use super::Containers;
 use crate::containerd::{ContainerUpdate, ProcessStatus};
 use crate::error::{Result, precondition};
@@ -9,6 +11,9 @@ use crate::proto::cri::{ContainerState, LinuxContainerResources};
 use crate::spec;
 use crate::spec::oci::{Linux, Resources};
 use crate::state::Container;
+
+/// What an OCI runtime takes for no limit.
+const UNLIMITED: i64 = -1;
 
 impl Containers {
     /// Changes the limits of a container: in its spec, and in its cgroup when it runs
@@ -42,6 +47,7 @@ impl Containers {
         let mut oci = spec::parse(&record.spec, id)?;
         let limits =
             oci.linux.get_or_insert_with(Linux::default).resources.get_or_insert_with(Resources::default);
+        let old = limits.clone();
         let tolerate = self.config.file.container.tolerates_missing_hugetlb();
         spec::resources::apply(asked, limits, &self.host, tolerate)?;
         let new = limits.clone();
@@ -54,6 +60,7 @@ impl Containers {
             match applied {
                 Err(error) if !error.is_not_found() && !self.has_exited(id).await => {
                     let error = error.context(format!("update container {id}"));
+                    self.put_back(id, &old).await;
                     return Err(match store(record.spec).await {
                         Ok(()) => error,
                         Err(left) => {
@@ -72,6 +79,23 @@ impl Containers {
                 Ok(())
             })
             .await
+    }
+
+    /// Puts back the limits in the cgroup after a refusal. An OCI runtime may have set some of
+    /// the new ones before the one that was refused: with systemd, those that systemd sets.
+    async fn put_back(&self, id: &str, old: &Resources) {
+        let mut old = old.clone();
+        // What is not said is left alone by the runtime.
+        if let Some(cpu) = &mut old.cpu {
+            cpu.quota.get_or_insert(UNLIMITED);
+        }
+        if let Some(memory) = &mut old.memory {
+            memory.limit.get_or_insert(UNLIMITED);
+        }
+        let put_back = async { self.containerd.update_task(id, cgroup_part(&old)?).await };
+        if let Err(error) = put_back.await {
+            warn!(container = id, %error, "limits of a refused update may be in force");
+        }
     }
 
     /// Whether the container's process has ended, which the store may learn later.

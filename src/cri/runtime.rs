@@ -3,7 +3,7 @@
 use tonic::{Request, Response, Status};
 
 use super::status::unbuilt;
-use super::streams::{ListStream, in_messages};
+use super::streams::{ListStream, in_messages, of_events};
 use super::{Cri, answer};
 use crate::error::invalid;
 use crate::proto::cri::runtime_service_server::RuntimeService;
@@ -326,21 +326,28 @@ impl RuntimeService for Cri {
         &self,
         _: Request<GetEventsRequest>,
     ) -> Answer<Self::GetContainerEventsStream> {
-        Err(unbuilt("GetContainerEvents"))
+        self.serve("GetContainerEvents", "", async { self.pods.containers.events.subscribe().map(of_events) })
+            .await
     }
 
     async fn list_metric_descriptors(
         &self,
         _: Request<ListMetricDescriptorsRequest>,
     ) -> Answer<ListMetricDescriptorsResponse> {
-        Err(unbuilt("ListMetricDescriptors"))
+        answer("ListMetricDescriptors", "", async {
+            Ok(ListMetricDescriptorsResponse { descriptors: self.stats.metric_descriptors() })
+        })
+        .await
     }
 
     async fn list_pod_sandbox_metrics(
         &self,
         _: Request<ListPodSandboxMetricsRequest>,
     ) -> Answer<ListPodSandboxMetricsResponse> {
-        Err(unbuilt("ListPodSandboxMetrics"))
+        self.serve("ListPodSandboxMetrics", "", async {
+            Ok(ListPodSandboxMetricsResponse { pod_metrics: self.stats.metrics().await })
+        })
+        .await
     }
 
     type StreamPodSandboxMetricsStream = ListStream<StreamPodSandboxMetricsResponse>;
@@ -349,7 +356,13 @@ impl RuntimeService for Cri {
         &self,
         _: Request<StreamPodSandboxMetricsRequest>,
     ) -> Answer<Self::StreamPodSandboxMetricsStream> {
-        Err(unbuilt("StreamPodSandboxMetrics"))
+        self.serve("StreamPodSandboxMetrics", "", async {
+            let items = self.stats.metrics().await;
+            Ok(in_messages(items, |pod_sandbox_metrics| StreamPodSandboxMetricsResponse {
+                pod_sandbox_metrics,
+            }))
+        })
+        .await
     }
 
     async fn runtime_config(&self, _: Request<RuntimeConfigRequest>) -> Answer<RuntimeConfigResponse> {

@@ -1,10 +1,15 @@
-//! The streaming forms of the list calls (area STR).
+//! The streaming forms of the list calls (area STR), and the stream of events.
 
 use std::pin::Pin;
 
+use futures_util::stream;
 use prost::Message;
 use tokio_stream::Stream;
 use tonic::Status;
+
+use super::status;
+use crate::events::Subscription;
+use crate::proto::cri::ContainerEventResponse;
 
 /// The stream of a list call.
 pub(super) type ListStream<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
@@ -30,6 +35,17 @@ where
         }
         Some(Ok(wrap(message)))
     })))
+}
+
+/// The events of a subscription, up to the error that ends it.
+pub(super) fn of_events(subscription: Subscription) -> ListStream<ContainerEventResponse> {
+    Box::pin(stream::unfold(Some(subscription), |subscription| async {
+        let mut subscription = subscription?;
+        match subscription.next().await {
+            Ok(event) => Some((Ok(event), Some(subscription))),
+            Err(error) => Some((Err(status::of(&error)), None)),
+        }
+    }))
 }
 
 #[cfg(test)]

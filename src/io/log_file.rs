@@ -73,16 +73,12 @@ impl LogFile {
             _ => Err(error),
         });
         let file = opened.context(|| format!("open log file {path:?}"))?;
-        Ok(LogFile::of(file, path))
+        Ok(LogFile { path: path.to_owned(), file, end: End::Unknown, is_removed: false, next_look: 0 })
     }
 
-    /// One that the program before had open, at `path`.
+    /// One that the program before had open at `path`.
     pub(super) fn inherit(fd: OwnedFd, path: &Path) -> LogFile {
-        LogFile::of(fd.into(), path)
-    }
-
-    fn of(file: File, path: &Path) -> LogFile {
-        LogFile { path: path.to_owned(), file, end: End::Unknown, is_removed: false, next_look: 0 }
+        LogFile { path: path.to_owned(), file: fd.into(), end: End::Unknown, is_removed: false, next_look: 0 }
     }
 
     /// Appends `entries`, which are whole, at the time `now`, in nanoseconds since the epoch.

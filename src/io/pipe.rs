@@ -14,13 +14,13 @@ use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use rustix::pipe::fcntl_setpipe_size;
-use tokio::io::{AsyncWriteExt, Interest};
+use tokio::io::Interest;
 use tokio::net::unix::pipe::{Receiver, Sender};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::fifo;
-use super::session::{Gone, Incoming, Outgoing};
+use super::session::{self, Gone, Incoming, Outgoing};
 use crate::error::{Context, Result};
 
 /// Room for a read when a new buffer is begun.
@@ -164,27 +164,23 @@ impl InputPipe {
         Ok(Some(InputPipe { fd, is_large: false }))
     }
 
-    /// Writes a piece, waiting for the process to read.
-    ///
-    /// # Errors
-    /// [`Gone`] when nobody reads any more.
-    pub async fn write(&mut self, piece: &[u8]) -> Result<(), Gone> {
-        if piece.len() >= BUSY_BYTES / 2 && !self.is_large {
-            self.is_large = true;
-            enlarge(&self.fd);
-        }
-        self.fd.write_all(piece).await.map_err(|_| Gone)
-    }
-
     /// Writes all that the client sends until its end.
     ///
     /// # Errors
     /// [`Gone`] when the process does not read any more; what is left is the client's.
     pub async fn feed(&mut self, from: &mut Incoming) -> Result<(), Gone> {
-        while let Some(piece) = from.next().await {
-            self.write(&piece).await?;
+        loop {
+            let pieces = from.next_all().await;
+            if pieces.is_empty() {
+                return Ok(());
+            }
+            let bytes: usize = pieces.iter().map(Bytes::len).sum();
+            if bytes >= BUSY_BYTES / 2 && !self.is_large {
+                self.is_large = true;
+                enlarge(&self.fd);
+            }
+            session::write_pieces(&mut self.fd, &pieces).await.map_err(|_| Gone)?;
         }
-        Ok(())
     }
 }
 

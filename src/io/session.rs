@@ -4,9 +4,11 @@
 //! the domain copies between them and the process. Neither knows the other. All queues are
 //! bounded: who does not read is waited for, and it is the domain that decides for how long.
 
+use std::io::{ErrorKind, IoSlice};
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
+use tokio::io::{AsyncWrite, AsyncWriteExt};
 use tokio::sync::mpsc;
 use tokio::sync::mpsc::error::TrySendError;
 use tokio_util::sync::CancellationToken;
@@ -88,6 +90,31 @@ impl Incoming {
     pub async fn next(&mut self) -> Option<Bytes> {
         self.0.recv().await
     }
+
+    /// The next pieces, all that are there; none at the end.
+    pub async fn next_all(&mut self) -> Vec<Bytes> {
+        let mut pieces = Vec::new();
+        self.0.recv_many(&mut pieces, QUEUE_LEN).await;
+        pieces
+    }
+}
+
+/// Writes pieces, all with one call where the kernel takes them.
+///
+/// # Errors
+/// Those of `to`.
+pub async fn write_pieces(to: &mut (impl AsyncWrite + Unpin), pieces: &[Bytes]) -> std::io::Result<()> {
+    // To write nothing and to be able to write nothing look the same.
+    let pieces = pieces.iter().filter(|piece| !piece.is_empty());
+    let mut slices: Vec<IoSlice<'_>> = pieces.map(|piece| IoSlice::new(piece)).collect();
+    let mut left = slices.as_mut_slice();
+    while !left.is_empty() {
+        match to.write_vectored(left).await? {
+            0 => return Err(ErrorKind::WriteZero.into()),
+            count => IoSlice::advance_slices(&mut left, count),
+        }
+    }
+    Ok(())
 }
 
 impl Feed {
@@ -158,5 +185,36 @@ impl Drain {
     /// Takes no more pieces; those that are in the queue still come, then the end.
     pub fn close(&mut self) {
         self.0.close();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tokio::io::AsyncReadExt;
+
+    #[tokio::test]
+    async fn everything_is_written_in_order_however_little_is_taken() {
+        let (feed, mut incoming) = incoming();
+        let (mut ours, mut theirs) = tokio::io::duplex(777);
+        let feeding = async move {
+            for number in 0..100_u8 {
+                feed.send(vec![number; 50 * usize::from(number)].into()).await.expect("it is read");
+            }
+        };
+        let writing = async move {
+            loop {
+                match incoming.next_all().await {
+                    pieces if pieces.is_empty() => return,
+                    pieces => write_pieces(&mut ours, &pieces).await.expect("written"),
+                }
+            }
+        };
+        let mut read = Vec::new();
+        let (.., count) = tokio::join!(feeding, writing, theirs.read_to_end(&mut read));
+        let expected: Vec<u8> =
+            (0..100_u8).flat_map(|number| vec![number; 50 * usize::from(number)]).collect();
+        assert_eq!(count.expect("read"), expected.len());
+        assert!(read == expected);
     }
 }

@@ -210,6 +210,7 @@ impl Pods {
             status.ready = false;
             status.pid = 0;
         });
+        self.containers.tell_pod(pod);
         let (this, pod) = (self.clone(), pod.clone());
         tokio::spawn(async move {
             if let Err(error) = this.containers.discard_task(pod.id.as_str()).await {

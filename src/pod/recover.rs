@@ -18,6 +18,7 @@ use super::settle::{Held, may_run};
 use crate::container::{remove_folder, user_of};
 use crate::containerd::{ContainerRecord, Process, ProcessStatus};
 use crate::error::Result;
+use crate::events::Step;
 use crate::flow;
 use crate::image::is_unfinished_remapping;
 use crate::io::fifo::Fifos;
@@ -29,8 +30,18 @@ use crate::state::record::{self, CREATING_LABEL};
 use crate::state::{Container, Pod, checkpoint, pod};
 
 const SIGKILL: u32 = 9;
+
 /// How long containerd may take to give up the calls of a server that was killed.
 const SETTLE_PAUSE: Duration = Duration::from_secs(1);
+
+/// A container from its record, and what is to be put right with it.
+struct Loaded<'a> {
+    container: Arc<Container>,
+    /// The state by its status file, and by its task where that has got further.
+    state: ContainerState,
+    task: Option<&'a Process>,
+    held: Held,
+}
 
 impl Pods {
     /// Loads everything, and gives the ids of all pods and containers that had a record.
@@ -57,11 +68,22 @@ impl Pods {
                 cut_off.push(pod);
             }
         }
+        let mut loaded = Vec::new();
         for record in &containers {
             let held = held.remove(&record.id).unwrap_or_default();
-            self.load_container(record, tasks.get(&record.id), held).await;
+            loaded.extend(self.load_container(record, tasks.get(&record.id), held).await);
+        }
+        // Once all are known: who is told of one's end sees the whole pod.
+        for pod in self.containers.store.pods() {
+            if tasks.get(pod.id.as_str()).is_some_and(|task| task.status == ProcessStatus::Unknown) {
+                tokio::spawn(self.clone().settle_pod(pod));
+            }
+        }
+        for loaded in loaded {
+            self.settle(loaded).await;
         }
         self.reserve_names();
+        self.tell_what_was_missed();
         let known: HashSet<String> =
             sandboxes.iter().chain(&containers).map(|record| record.id.clone()).collect();
         self.remove_orphans(&known).await;
@@ -90,15 +112,18 @@ impl Pods {
             network_gone,
             stopped: false,
         };
+        let is_cut_off = record.labels.get(CREATING_LABEL).is_some_and(|value| value == "true");
+        let was_stopped = task.is_none() && network_gone;
         let pod = Arc::new(Pod::new(metadata, record.created_at, status));
+        // Nobody has heard of one that was cut off.
+        if !is_cut_off {
+            pod.told.known(if was_stopped { Step::Stopped } else { Step::Started });
+        }
         match record::updated_resources(record) {
             Ok(updated) => pod.set_updated_resources(updated),
             Err(error) => warn!(pod = record.id, %error, "the updated resources of a pod are not known"),
         }
         self.containers.store.add_pod(pod.clone());
-        if running.is_some_and(|task| task.status == ProcessStatus::Unknown) {
-            tokio::spawn(self.clone().settle_pod(pod.clone()));
-        }
         if task.is_some() && running.is_none() {
             let (this, id) = (self.clone(), record.id.clone());
             tokio::spawn(async move {
@@ -111,12 +136,17 @@ impl Pods {
     }
 
     /// A container from record, status file and task (REC-05 … REC-10).
-    async fn load_container(&self, record: &ContainerRecord, task: Option<&Process>, held: Held) {
+    async fn load_container<'a>(
+        &self,
+        record: &ContainerRecord,
+        task: Option<&'a Process>,
+        held: Held,
+    ) -> Option<Loaded<'a>> {
         let metadata = match record::container_metadata(record) {
             Ok(metadata) => metadata,
             Err(error) => {
                 warn!(container = record.id, %error, "a container could not be loaded");
-                return;
+                return None;
             }
         };
         let dir = self.containers.paths.container_root(&metadata.id.clone().into());
@@ -138,6 +168,12 @@ impl Pods {
                 (status, serde_json::Map::new())
             }
         };
+        let known = match (status.state(), task) {
+            (ContainerState::ContainerCreated, _) => Step::Created,
+            // An end that is stored, but was not shown.
+            (ContainerState::ContainerExited, None) => Step::Stopped,
+            _ => Step::Started,
+        };
         let running = task.filter(|task| may_run(task));
         if let Some(task) = running.filter(|task| task.status != ProcessStatus::Unknown)
             && status.state() == ContainerState::ContainerCreated
@@ -149,7 +185,14 @@ impl Pods {
         let state = status.state();
         let container = Container::new(metadata, status, dir, user_of(&record.spec)).with_extra(extra);
         let container = Arc::new(container);
+        container.told.known(known);
         self.containers.store.add_container(container.clone());
+        Some(Loaded { container, state, task, held })
+    }
+
+    /// Puts right what the last server left: opens the output of what runs, records what has
+    /// ended.
+    async fn settle(&self, Loaded { container, state, task, held }: Loaded<'_>) {
         match (state, task) {
             (ContainerState::ContainerRunning, Some(task)) if task.status == ProcessStatus::Unknown => {
                 tokio::spawn(self.clone().settle_container(container, held));
@@ -171,6 +214,16 @@ impl Pods {
         match may_run(task) {
             true => self.remove_execs(&container, held),
             false => self.containers.exited(container, task.exit),
+        }
+    }
+
+    /// Starts and ends that the last server did not live to tell.
+    fn tell_what_was_missed(&self) {
+        for pod in self.containers.store.pods() {
+            self.containers.tell_pod(&pod);
+        }
+        for container in self.containers.store.containers() {
+            self.containers.tell(&container);
         }
     }
 

@@ -36,6 +36,7 @@ impl Pods {
         removed.map_err(|error| error.context(format!("remove pod sandbox {}", pod.id)))?;
         self.containers.store.remove_pod(pod);
         self.running.forget(&pod.name);
+        self.containers.tell_pod_removed(pod);
         info!(pod = %pod.id, name = pod.name, "pod sandbox removed");
         Ok(())
     }

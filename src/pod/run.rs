@@ -170,7 +170,7 @@ impl Pods {
                 identity.disarm();
                 let status = Status { ready: true, pid, ..Status::default() };
                 let pod = Arc::new(Pod::new(creation.metadata, created_at, status));
-                self.containers.store.add_pod(pod.clone());
+                self.show(&pod);
                 self.take_early_exit(&pod);
                 let ips = pod.network().ips;
                 info!(pod = %id, name = pod.name, ?ips, "pod sandbox ready");
@@ -190,12 +190,19 @@ impl Pods {
                         error!(pod = %id, error = %left, "a failed pod sandbox could not be undone; it stays as NOTREADY");
                         let pod =
                             Pod::new(creation.metadata, crate::state::container::now(), Status::default());
-                        self.containers.store.add_pod(Arc::new(pod));
+                        self.show(&Arc::new(pod));
                     }
                 }
                 Err(error)
             }
         }
+    }
+
+    /// Makes a pod visible, and says so before anybody can stop it.
+    fn show(&self, pod: &Arc<Pod>) {
+        let _operation = pod.operation.try_lock();
+        self.containers.store.add_pod(pod.clone());
+        self.containers.tell_pod(pod);
     }
 
     /// Takes everything that a pod needs, and gives its time of creation and pause's pid.

@@ -22,7 +22,7 @@ impl Pods {
         let info = if verbose { self.info(&pod).await? } else { Default::default() };
         let containers = self.containers.store.containers_of(&pod);
         Ok(cri::PodSandboxStatusResponse {
-            status: Some(status_of(&pod)),
+            status: Some(pod.cri_status()),
             info,
             containers_statuses: containers
                 .iter()
@@ -84,32 +84,5 @@ impl Pods {
             info["resources"] = linux(resources);
         }
         Ok(verbose_info(&info))
-    }
-}
-
-fn status_of(pod: &Pod) -> cri::PodSandboxStatus {
-    let mut ips = pod.network().ips.into_iter().map(|ip| ip.to_string());
-    let options = pod
-        .config
-        .linux
-        .as_ref()
-        .and_then(|linux| linux.security_context.as_ref())
-        .and_then(|context| context.namespace_options.clone());
-    cri::PodSandboxStatus {
-        id: pod.id.to_string(),
-        metadata: pod.config.metadata.clone(),
-        state: pod.state() as i32,
-        created_at: pod.created_at,
-        network: Some(cri::PodSandboxNetworkStatus {
-            ip: ips.next().unwrap_or_default(),
-            additional_ips: ips.map(|ip| cri::PodIp { ip }).collect(),
-        }),
-        linux: Some(cri::LinuxPodSandboxStatus {
-            // Always there: the kubelet compares the network mode (SBX-52).
-            namespaces: Some(cri::Namespace { options: Some(options.unwrap_or_default()) }),
-        }),
-        labels: pod.config.labels.clone(),
-        annotations: pod.config.annotations.clone(),
-        runtime_handler: pod.handler.clone(),
     }
 }

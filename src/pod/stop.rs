@@ -42,6 +42,7 @@ impl Pods {
             info!(pod = %pod.id, "pod sandbox stopped");
         }
         pod.change(|status| *status = Status { ready: false, pid: 0, network_gone: true, stopped: true });
+        self.containers.tell_pod(pod);
         Ok(())
     }
 
@@ -69,6 +70,7 @@ impl Pods {
             status.ready = false;
             status.pid = 0;
         });
+        self.containers.tell_pod(pod);
         Ok(())
     }
 

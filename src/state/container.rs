@@ -21,6 +21,7 @@ use super::checkpoint::{self, StatusFile};
 use super::record::ContainerMetadata;
 use crate::containerd::Exit;
 use crate::error::{Context, Result, precondition};
+use crate::events::{Step, Told};
 use crate::flow;
 use crate::ids::{ContainerId, PodId};
 use crate::proto::cri::{ContainerResources, ContainerState, LinuxContainerResources};
@@ -136,6 +137,8 @@ pub struct Container {
     pub user: User,
     /// Held by whoever starts or removes the container.
     pub operation: Mutex<()>,
+    /// What subscribers know of it.
+    pub told: Told,
     status: watch::Sender<Status>,
     /// Serialises changes: compute, write, publish.
     changing: Mutex<()>,
@@ -158,6 +161,7 @@ impl Container {
             metadata: Arc::new(metadata),
             user,
             operation: Mutex::default(),
+            told: Told::default(),
             status: watch::Sender::new(status),
             changing: Mutex::default(),
             dir,
@@ -190,6 +194,16 @@ impl Container {
     #[must_use]
     pub fn watch(&self) -> watch::Receiver<Status> {
         self.status.subscribe()
+    }
+
+    /// The steps of its life so far.
+    #[must_use]
+    pub fn steps(&self) -> Vec<Step> {
+        let status = self.status.borrow();
+        let mut steps = vec![Step::Created];
+        steps.extend((status.started_at != 0).then_some(Step::Started));
+        steps.extend((status.finished_at != 0).then_some(Step::Stopped));
+        steps
     }
 
     /// Waits until the container has ended, and everything of its end is recorded.

@@ -15,9 +15,10 @@ use tokio::sync::{Mutex, watch};
 
 use super::record::{SandboxMetadata, UpdatedResources};
 use crate::error::{Result, precondition};
+use crate::events::{Step, Told};
 use crate::flow::lock;
 use crate::ids::PodId;
-use crate::proto::cri::{NamespaceMode, PodSandboxConfig, PodSandboxState};
+use crate::proto::cri::{self, NamespaceMode, PodSandboxConfig, PodSandboxState};
 
 /// Annotation that chooses the handler [`UNTRUSTED_HANDLER`] (SBX-12).
 const UNTRUSTED_ANNOTATION: &str = "io.kubernetes.cri.untrusted-workload";
@@ -70,6 +71,8 @@ pub struct Pod {
     pub created_at: i64,
     /// Held by whoever stops or removes the pod.
     pub operation: Mutex<()>,
+    /// What subscribers know of it.
+    pub told: Told,
     network: StdMutex<PodNetwork>,
     updated: StdMutex<Option<UpdatedResources>>,
     status: watch::Sender<Status>,
@@ -92,6 +95,7 @@ impl Pod {
             process_label: metadata.process_label,
             created_at,
             operation: Mutex::default(),
+            told: Told::default(),
             network: StdMutex::new(PodNetwork { ips, cni_result: metadata.cni_result }),
             updated: StdMutex::default(),
             status: watch::Sender::new(status),
@@ -122,6 +126,43 @@ impl Pod {
             PodSandboxState::SandboxReady
         } else {
             PodSandboxState::SandboxNotready
+        }
+    }
+
+    /// The steps of its life so far. Whether one that does not run has ever run is not asked:
+    /// it was told when it did.
+    #[must_use]
+    pub fn steps(&self) -> Vec<Step> {
+        let state = if self.status.borrow().ready { Step::Started } else { Step::Stopped };
+        vec![Step::Created, state]
+    }
+
+    /// The status message of PodSandboxStatus.
+    #[must_use]
+    pub fn cri_status(&self) -> cri::PodSandboxStatus {
+        let mut ips = self.network().ips.into_iter().map(|ip| ip.to_string());
+        let options = self
+            .config
+            .linux
+            .as_ref()
+            .and_then(|linux| linux.security_context.as_ref())
+            .and_then(|context| context.namespace_options.clone());
+        cri::PodSandboxStatus {
+            id: self.id.to_string(),
+            metadata: self.config.metadata.clone(),
+            state: self.state() as i32,
+            created_at: self.created_at,
+            network: Some(cri::PodSandboxNetworkStatus {
+                ip: ips.next().unwrap_or_default(),
+                additional_ips: ips.map(|ip| cri::PodIp { ip }).collect(),
+            }),
+            linux: Some(cri::LinuxPodSandboxStatus {
+                // Always there: the kubelet compares the network mode (SBX-52).
+                namespaces: Some(cri::Namespace { options: Some(options.unwrap_or_default()) }),
+            }),
+            labels: self.config.labels.clone(),
+            annotations: self.config.annotations.clone(),
+            runtime_handler: self.handler.clone(),
         }
     }
 

@@ -110,7 +110,7 @@ impl Stats {
         }
     }
 
-    fn snapshotter(&self, container: &Container) -> &str {
+    pub(super) fn snapshotter(&self, container: &Container) -> &str {
         let default = self.0.pods.containers.config.file.image.snapshotter.as_str();
         self.handler(container).map_or(default, |handler| handler.snapshotter.as_str())
     }

@@ -6,6 +6,7 @@
 //! pod.rs       ┘    │     └ metrics.rs  Tasks.Metrics, of VM runtimes     ┘
 //!                   └─ rate.rs          cpu per second, from earlier asks
 //! network.rs   interfaces of a pod      image::writable   sizes of containers' snapshots
+//! prometheus/  all of these again, and more of the cgroups' files, as metrics
 //! ```
 //! A container of runc's shim is a cgroup of this host, whose files are read directly: a
 //! handful of system calls, and no containerd, shim or runtime in between. What runs in a
@@ -22,6 +23,7 @@ mod container;
 mod metrics;
 mod network;
 mod pod;
+mod prometheus;
 mod rate;
 mod reading;
 mod sampler;

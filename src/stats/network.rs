@@ -25,16 +25,24 @@ const DEFAULT_INTERFACE: &str = "eth0";
 /// NotFound when the namespace is gone.
 pub(super) async fn usage(path: &Path, pid: u32) -> Result<cri::NetworkUsage> {
     let timestamp = now();
+    let interfaces: Vec<_> = interfaces(path, pid).await?.iter().map(Interface::usage).collect();
+    let default = interfaces.iter().find(|interface| interface.name == DEFAULT_INTERFACE);
+    let default_interface = default.or(interfaces.first()).cloned();
+    Ok(cri::NetworkUsage { timestamp, default_interface, interfaces })
+}
+
+/// The interfaces in the namespace pinned at `path`, without `lo`.
+///
+/// # Errors
+/// NotFound when the namespace is gone.
+pub(super) async fn interfaces(path: &Path, pid: u32) -> Result<Vec<Interface>> {
     let pinned = path.to_owned();
     let from_outside = flow::blocking(move || Ok(of_process(&pinned, pid))).await?;
     let table = match from_outside {
         Some(table) => table,
         None => netns::within(path, || Ok(std::fs::read_to_string("/proc/thread-self/net/dev")?)).await?,
     };
-    let interfaces = parse(&table);
-    let default = interfaces.iter().find(|interface| interface.name == DEFAULT_INTERFACE);
-    let default_interface = default.or(interfaces.first()).cloned();
-    Ok(cri::NetworkUsage { timestamp, default_interface, interfaces })
+    Ok(parse(&table))
 }
 
 /// The table as the process sees it, if it is in that namespace.
@@ -47,20 +55,46 @@ fn of_process(pinned: &Path, pid: u32) -> Option<String> {
     (identity(pinned)? == identity(Path::new(&own))?).then_some(table)
 }
 
+/// What an interface has carried. A counter that the kernel does not have is not there.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct Interface {
+    pub(super) name: String,
+    pub(super) received: Traffic,
+    pub(super) sent: Traffic,
+}
+
+/// What went one way.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) struct Traffic {
+    pub(super) bytes: Option<u64>,
+    pub(super) packets: Option<u64>,
+    pub(super) errors: Option<u64>,
+    pub(super) dropped: Option<u64>,
+}
+
+impl Interface {
+    fn usage(&self) -> cri::NetworkInterfaceUsage {
+        cri::NetworkInterfaceUsage {
+            name: self.name.clone(),
+            rx_bytes: self.received.bytes.and_then(value),
+            rx_errors: self.received.errors.and_then(value),
+            tx_bytes: self.sent.bytes.and_then(value),
+            tx_errors: self.sent.errors.and_then(value),
+        }
+    }
+}
+
 /// Lines `name: 16 numbers`, of which the first eight were received; two lines of heading.
-fn parse(table: &str) -> Vec<cri::NetworkInterfaceUsage> {
+fn parse(table: &str) -> Vec<Interface> {
     let interface = |line: &str| {
         let (name, counters) = line.split_once(':')?;
         let counters: Vec<u64> =
             counters.split_ascii_whitespace().map(|number| number.parse().unwrap_or(0)).collect();
-        let counter = |index: usize| counters.get(index).copied().and_then(value);
-        Some(cri::NetworkInterfaceUsage {
-            name: name.trim().to_owned(),
-            rx_bytes: counter(0),
-            rx_errors: counter(2),
-            tx_bytes: counter(8),
-            tx_errors: counter(10),
-        })
+        let traffic = |first: usize| {
+            let counter = |index: usize| counters.get(first + index).copied();
+            Traffic { bytes: counter(0), packets: counter(1), errors: counter(2), dropped: counter(3) }
+        };
+        Some(Interface { name: name.trim().to_owned(), received: traffic(0), sent: traffic(8) })
     };
     table.lines().skip(2).filter_map(interface).filter(|interface| interface.name != "lo").collect()
 }
@@ -82,7 +116,10 @@ Inter-|   Receive                                                |  Transmit
         let interfaces = parse(TABLE);
         let names: Vec<&str> = interfaces.iter().map(|interface| interface.name.as_str()).collect();
         assert_eq!(names, ["tunl0", "eth0"]);
-        let eth0 = &interfaces[1];
+        let packets = |traffic: Traffic| (traffic.packets, traffic.dropped);
+        assert_eq!(packets(interfaces[1].received), (Some(12), Some(4)));
+        assert_eq!(packets(interfaces[1].sent), (Some(34), Some(7)));
+        let eth0 = interfaces[1].usage();
         assert_eq!((eth0.rx_bytes, eth0.rx_errors), (value(1234), value(3)));
         assert_eq!((eth0.tx_bytes, eth0.tx_errors), (value(5678), value(6)));
         assert!(parse("").is_empty());

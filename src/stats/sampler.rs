@@ -17,7 +17,7 @@ use crate::flow::{self, lock};
 use crate::state::container::now;
 
 /// How many shims are asked at once for one answer: that is waiting, not work.
-const TASKS_MAX: usize = 64;
+pub(super) const TASKS_MAX: usize = 64;
 /// How long a shim may take before answers go without it.
 const TASK_WAIT: Duration = Duration::from_secs(2);
 /// How long a shim may take. It is asked again only after its answer or this long: it keeps
@@ -176,6 +176,24 @@ impl Sampler {
 
     fn rate(&self, id: &str, usage: Usage) -> Option<u64> {
         lock(&self.0.known).entry(id.to_owned()).or_default().history.rate(usage)
+    }
+
+    /// The cgroup that a subject is counted in; none where it is none of this host's.
+    pub(super) async fn cgroup(&self, subject: &Subject) -> Option<Arc<Cgroup>> {
+        if let Source::Task = subject.source {
+            return None;
+        }
+        let known = lock(&self.0.known).get(&subject.id).and_then(|known| known.cgroup.clone());
+        if known.is_some() {
+            return known;
+        }
+        let (sampler, wanted) = (self.clone(), subject.clone());
+        flow::blocking(move || Ok(sampler.find(&wanted))).await.ok().flatten()
+    }
+
+    /// What the shim of a task tells.
+    pub(super) async fn told(&self, id: &str) -> Option<Reading> {
+        self.ask(id).await.map(|taken| taken.reading)
     }
 
     async fn take(&self, subject: &Subject) -> Answer {

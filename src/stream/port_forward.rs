@@ -19,12 +19,14 @@ use super::negotiate::{Agreement, Transport};
 use super::websocket::{ChannelProtocol, Direction};
 use super::{Limits, spdy, websocket};
 use crate::error::{Context, Error, Result, invalid};
-use crate::io::session::{Incoming, Outgoing};
+use crate::io::session::{self, Incoming, Outgoing};
 use crate::pod::Pods;
 use crate::proto::cri::PortForwardRequest;
 
-/// Room for a read from the pod.
-const READ_BYTES: usize = 64 << 10;
+/// Room for a read from the pod when a new buffer is begun.
+const BUFFER_BYTES: usize = 256 << 10;
+/// A buffer with less room left is not read into any more.
+const ROOM_BYTES: usize = 64 << 10;
 /// How long the data of one pair may keep those of others waiting.
 const STUCK_LIMIT: Duration = Duration::from_secs(30);
 /// Streams of a client that wait for their other half; a further one is refused. Those that
@@ -224,15 +226,19 @@ async fn forward(pods: &Pods, pod: &str, data: Half, error: Half) {
 async fn copy(socket: TcpStream, mut incoming: Incoming, outgoing: Outgoing) -> Result<()> {
     let (mut from_pod, mut to_pod) = socket.into_split();
     let up = async {
-        while let Some(piece) = incoming.next().await {
-            to_pod.write_all(&piece).await?;
+        loop {
+            match incoming.next_all().await {
+                pieces if pieces.is_empty() => return to_pod.shutdown().await,
+                pieces => session::write_pieces(&mut to_pod, &pieces).await?,
+            }
         }
-        to_pod.shutdown().await
     };
     let down = async {
         let mut buffer = BytesMut::new();
         loop {
-            buffer.reserve(READ_BYTES);
+            if buffer.capacity() - buffer.len() < ROOM_BYTES {
+                buffer.reserve(BUFFER_BYTES);
+            }
             if from_pod.read_buf(&mut buffer).await? == 0
                 || outgoing.send(buffer.split().freeze()).await.is_err()
             {

@@ -186,7 +186,7 @@ async fn figures_are_told_while_containerd_is_away() {
 }
 
 /// The shim of runc that belongs to the containerd under test.
-fn node_shim() -> String {
+pub(crate) fn node_shim() -> String {
     let given = std::env::var_os("LONGSHORE_TEST_CONTAINERD").map(std::path::PathBuf::from);
     let own =
         given.map(|path| if path.is_dir() { path } else { path.parent().expect("a folder").to_owned() });

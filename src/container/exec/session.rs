@@ -19,9 +19,12 @@
 //! only without a terminal. Neither kills.
 
 use std::path::Path;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::future::{MaybeDone, maybe_done};
+use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
 
@@ -56,7 +59,8 @@ impl Containers {
 
     /// Runs a command in a container with a client's streams, and gives its exit code.
     /// When this returns, all output was handed over and the session's streams have ended;
-    /// the status is for the caller to send (STM-18).
+    /// the status is for the caller to send (STM-18). What was made for the process is
+    /// removed after that: the client need not wait for it.
     ///
     /// The process is looked after on a task of its own: the caller may stop waiting.
     ///
@@ -73,12 +77,16 @@ impl Containers {
     ) -> Result<i32> {
         let container = self.exec_target(container_id, &cmd)?;
         let this = self.clone();
-        self.flow
-            .detach(async move {
-                let done = this.exec_session(&container, cmd, tty, session).await;
-                done.map_err(|error| error.context(format!("exec in container {}", container.id)))
-            })
-            .await
+        let (tell, told) = oneshot::channel();
+        let whole = self.flow.detach(async move {
+            let done = this.exec_session(&container, cmd, tty, session, tell).await;
+            done.map_err(|error| error.context(format!("exec in container {}", container.id)))
+        });
+        tokio::select! {
+            biased;
+            Ok(code) = told => Ok(code),
+            ended = whole => ended,
+        }
     }
 
     fn exec_target(&self, container_id: &str, cmd: &[String]) -> Result<Arc<Container>> {
@@ -99,6 +107,7 @@ impl Containers {
         command: Vec<String>,
         tty: bool,
         session: Session,
+        tell: oneshot::Sender<i32>,
     ) -> Result<i32> {
         if session.gone.is_cancelled() {
             return Err(canceled("the client went away"));
@@ -107,14 +116,25 @@ impl Containers {
         // Output that the client does not want is read as well: a process may need somebody
         // who does.
         let wanted = Wanted { stdin: session.stdin.is_some(), stdout: true, stderr: !tty };
-        let fifos = self.make_fifos(container.id.as_str(), &exec_id, wanted).await?;
+        let (fifos, process) = tokio::join!(
+            self.make_fifos(container.id.as_str(), &exec_id, wanted),
+            self.exec_spec(container, command, tty)
+        );
+        let fifos = fifos?;
         let exec = Exec { containers: self, container, exec_id: &exec_id, fifos: &fifos, tty };
-        let ended = exec.run(command, session).await;
+        let ended = match process {
+            Ok(process) => exec.run(process, session).await,
+            Err(error) => Err(error),
+        };
         if matches!(ended, Ok(None)) {
             return Err(unavailable("the server is stopping"));
         }
+        let code = ended.map(|exit| exit.map_or(-1, |exit| i32::try_from(exit.code).unwrap_or(-1)));
+        if let Ok(code) = code {
+            let _ = tell.send(code);
+        }
         exec.clean_up().await;
-        ended.map(|exit| exit.map_or(-1, |exit| i32::try_from(exit.code).unwrap_or(-1)))
+        code
     }
 
     /// Looks after a session's process whose server has gone, until it ends (REC-14): its
@@ -182,17 +202,30 @@ struct Exec<'a> {
 impl Exec<'_> {
     /// Starts the process and talks with it until it has ended; `None` if the server stops
     /// before.
-    async fn run(&self, command: Vec<String>, mut session: Session) -> Result<Option<Exit>> {
+    async fn run(&self, process: Vec<u8>, mut session: Session) -> Result<Option<Exit>> {
+        let (containerd, id) = (&self.containers.containerd, self.container.id.as_str());
         let started = CancellationToken::new();
         let sizes = Sizes::new(session.resizes.take().filter(|_| self.tty));
-        let process = (self.container.id.as_str(), self.exec_id);
-        let resizing = sizes.apply(&self.containers.containerd, process, &started);
+        let resizing = sizes.apply(containerd, (id, self.exec_id), &started);
         let talking = async {
             let stdout = open(self.fifos.stdout.as_deref(), false)?;
             let stderr = open(self.fifos.stderr.as_deref(), false)?;
-            self.start(command).await?;
+            containerd.create_exec(self.request(process)).await?;
+            let end = ProcessEnd::new(self.containers.exec_drain_limit());
+            // Asked for before the start: the end of a short process is known with it.
+            let mut process = pin!(maybe_done(async {
+                let ended = self.ended().await;
+                end.tell();
+                ended
+            }));
+            let mut start = pin!(containerd.start_process(id, self.exec_id, START_LIMIT));
+            std::future::poll_fn(|cx| {
+                let _ = process.as_mut().poll(cx);
+                start.as_mut().poll(cx)
+            })
+            .await?;
             started.cancel();
-            self.talk(session, stdout, stderr).await.transpose()
+            self.talk(session, (stdout, stderr), process, &end).await.transpose()
         };
         tokio::select! {
             ended = talking => ended,
@@ -201,40 +234,38 @@ impl Exec<'_> {
         }
     }
 
-    async fn start(&self, command: Vec<String>) -> Result<()> {
-        let (containers, id) = (self.containers, self.container.id.as_str());
-        let request = NewExec {
-            container_id: id.to_owned(),
+    fn request(&self, process: Vec<u8>) -> NewExec {
+        NewExec {
+            container_id: self.container.id.to_string(),
             exec_id: self.exec_id.to_owned(),
             stdin: Fifos::to_task(self.fifos.stdin.as_deref()),
             stdout: Fifos::to_task(self.fifos.stdout.as_deref()),
             stderr: Fifos::to_task(self.fifos.stderr.as_deref()),
             terminal: self.tty,
-            process: containers.exec_spec(self.container, command, self.tty).await?,
-        };
-        containers.containerd.create_exec(request).await?;
-        containers.containerd.start_process(id, self.exec_id, START_LIMIT).await.map(drop)
+            process,
+        }
     }
 
-    async fn talk(
+    /// Talks with the started process until `process`, its end, and all its output are
+    /// there; `None` if the server stops before.
+    async fn talk<F: Future<Output = Result<Exit>>>(
         &self,
         session: Session,
-        stdout: Option<OutputPipe>,
-        stderr: Option<OutputPipe>,
+        (stdout, stderr): (Option<OutputPipe>, Option<OutputPipe>),
+        mut process: Pin<&mut MaybeDone<F>>,
+        end: &ProcessEnd,
     ) -> Option<Result<Exit>> {
         let Session { stdin, stdout: to_stdout, stderr: to_stderr, gone, .. } = session;
-        let end = ProcessEnd::new(self.containers.exec_drain_limit());
-        let process = async {
-            let ended = self.ended().await;
-            end.tell();
-            ended
+        let all = async {
+            tokio::join!(
+                process.as_mut(),
+                forward(stdout, to_stdout, &gone, end),
+                forward(stderr, to_stderr, &gone, end)
+            );
+            process.as_mut().take_output()
         };
-        let outputs = async {
-            tokio::join!(forward(stdout, to_stdout, &gone, &end), forward(stderr, to_stderr, &gone, &end))
-        };
-        let all = async { tokio::join!(process, outputs).0 };
         tokio::select! {
-            ended = all => Some(ended),
+            ended = all => ended,
             () = self.feed(stdin, &gone) => None,
             () = self.containers.flow.stopping() => None,
         }

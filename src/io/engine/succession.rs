@@ -1,6 +1,5 @@
 //! What the engine hands on to the engine of the next program, and takes over from the last.
 
-use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
@@ -89,13 +88,13 @@ impl Engine {
         let take = |fd: Option<i32>, what: &str| {
             fd.map(inherit::take).transpose().context(|| format!("take over the {what}"))
         };
-        let path = io.log_path.as_deref().unwrap_or(Path::new(""));
-        let file = take(old.file, "log file")?.map(|fd| LogFile::inherit(fd, path));
+        let path = io.log_path.clone().unwrap_or_default();
+        let file = take(old.file, "log file")?.map(|file| LogFile::inherit(file, &path));
         let named = names(&io).zip(streams);
         let open = named.clone().filter(|(_, stream)| stream.fd.is_some()).map(|(name, _)| name).collect();
         let output = Output::new(&io.id, file, io.line_bytes_max, open, self.shared.changed.clone());
-        output.set_rate(io.bytes_per_second_max);
         output.resume(&old);
+        output.set_rate(io.bytes_per_second_max);
         let output = Arc::new(output);
         let large_pipes = self.shared.large_pipes.clone();
         let common = Common { output: output.clone(), gate: Arc::new(Gate::new()), large_pipes };

@@ -8,10 +8,13 @@
 //! container's (the id was given to another one) is not found at all. That of a pod is its
 //! `cgroup_parent`.
 
+mod details;
 mod v1;
 mod v2;
 
 use std::path::{Path, PathBuf};
+
+pub(super) use details::{Details, DeviceIo, HugePages};
 
 use super::reading::Reading;
 use crate::sys::mountinfo::{self, CgroupMount};
@@ -27,8 +30,11 @@ pub(super) enum Hierarchies {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct V1<T> {
     pub(super) cpuacct: Option<T>,
+    pub(super) cpu: Option<T>,
     pub(super) memory: Option<T>,
     pub(super) pids: Option<T>,
+    pub(super) blkio: Option<T>,
+    pub(super) hugetlb: Option<T>,
 }
 
 /// A cgroup.
@@ -52,7 +58,14 @@ impl Hierarchies {
             let whole = found.clone().find(|mount| mount.root == Path::new("/"));
             whole.or_else(|| found.next()).cloned()
         };
-        let v1 = V1 { cpuacct: with("cpuacct"), memory: with("memory"), pids: with("pids") };
+        let v1 = V1 {
+            cpuacct: with("cpuacct"),
+            cpu: with("cpu"),
+            memory: with("memory"),
+            pids: with("pids"),
+            blkio: with("blkio"),
+            hugetlb: with("hugetlb"),
+        };
         if v1 != V1::default() {
             return Some(Hierarchies::V1(v1));
         }
@@ -69,8 +82,11 @@ impl Hierarchies {
                 };
                 let folders = V1 {
                     cpuacct: folder(&mounts.cpuacct, "cpuacct"),
+                    cpu: folder(&mounts.cpu, "cpu"),
                     memory: folder(&mounts.memory, "memory"),
                     pids: folder(&mounts.pids, "pids"),
+                    blkio: folder(&mounts.blkio, "blkio"),
+                    hugetlb: folder(&mounts.hugetlb, "hugetlb"),
                 };
                 (folders != V1::default()).then_some(Cgroup::V1(folders))
             }
@@ -87,8 +103,11 @@ impl Hierarchies {
                 let folder = |mount: &Option<CgroupMount>| folder(mount.as_ref()?, &path);
                 Some(Cgroup::V1(V1 {
                     cpuacct: folder(&mounts.cpuacct),
+                    cpu: folder(&mounts.cpu),
                     memory: folder(&mounts.memory),
                     pids: folder(&mounts.pids),
+                    blkio: folder(&mounts.blkio),
+                    hugetlb: folder(&mounts.hugetlb),
                 }))
             }
             Hierarchies::V2(mount) => folder(mount, &path).map(Cgroup::V2),

@@ -22,7 +22,9 @@ fn v2() -> Hierarchies {
 }
 
 fn folders(cpuacct: Option<&str>, memory: Option<&str>) -> Cgroup {
-    Cgroup::V1(V1 { cpuacct: cpuacct.map(Into::into), memory: memory.map(Into::into), pids: None })
+    // Of one hierarchy, as usual.
+    let cpu = cpuacct.map(Into::into);
+    Cgroup::V1(V1 { cpuacct: cpu.clone(), cpu, memory: memory.map(Into::into), ..V1::default() })
 }
 
 #[test]
@@ -151,7 +153,12 @@ fn version_1_files_are_read() {
             ("pids.current", "2\n"),
         ],
     );
-    let all = V1 { cpuacct: Some(path.clone()), memory: Some(path.clone()), pids: Some(path.clone()) };
+    let all = V1 {
+        cpuacct: Some(path.clone()),
+        memory: Some(path.clone()),
+        pids: Some(path.clone()),
+        ..V1::default()
+    };
     let cgroup = Cgroup::V1(all);
     let reading = cgroup.read();
     assert_eq!(reading.cpu, Some(Cpu { usage_ns: 1_234_567, psi: None }));
@@ -180,6 +187,6 @@ fn version_1_files_are_read() {
 fn what_is_gone_reads_as_nothing() {
     let folder = Path::new("/sys/fs/cgroup/there/is/none");
     assert!(Cgroup::V2(folder.into()).read().is_empty());
-    let gone = V1 { cpuacct: Some(folder.into()), memory: Some(folder.into()), pids: None };
+    let gone = V1 { cpuacct: Some(folder.into()), memory: Some(folder.into()), ..V1::default() };
     assert!(Cgroup::V1(gone).read().is_empty());
 }

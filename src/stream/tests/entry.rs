@@ -1,7 +1,6 @@
 //! Random bytes at the door: requests that are right, or nearly, what follows their upgrade,
 //! and garbage. Whatever comes, it is answered or closed in time, and leaves nothing behind.
 
-use std::path::Path;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
@@ -10,9 +9,13 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::{Leaves, Random, Wire, fuzz};
-use crate::app;
+use crate::cdi::Cdi;
 use crate::config::{Config, Overrides};
-use crate::flow::Flow;
+use crate::container::{self, Containers};
+use crate::containerd::Containerd;
+use crate::image::Images;
+use crate::io::{Keeper, KeeperOptions};
+use crate::network::Network;
 use crate::pod::Pods;
 use crate::proto::cri::{AttachRequest, ExecRequest, PortForwardRequest};
 use crate::state::Paths;
@@ -113,20 +116,38 @@ fn head(random: &mut Random) -> Vec<u8> {
 /// Pods of which there are none: sessions begin, and find no container.
 fn no_pods() -> &'static Pods {
     static PODS: OnceLock<(tokio::runtime::Runtime, Pods)> = OnceLock::new();
-    let make = || {
+    let (_, pods) = PODS.get_or_init(|| {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
-        let (root, state) = (Path::new("/proc/none/root"), Path::new("/proc/none/state"));
-        let text = format!(
-            "root = {root:?}\nstate = {state:?}\n[containerd]\naddress = \"/proc/none/socket\"\n\
-             [image]\ncontainerd_config = \"\"\n[container]\nenable_cdi = false\n"
-        );
-        let config = Config::from_text(&text, Path::new("test"), &Overrides::default()).expect("valid");
-        let built = app::build(Arc::new(config), Paths::new(root, state), Flow::default());
-        let pods = runtime.block_on(built).expect("nothing is connected");
+        let inside = runtime.enter();
+        let (root, state) = ("/proc/none/root", "/proc/none/state");
+        let text = format!("root = {root:?}\nstate = {state:?}\n[image]\ncontainerd_config = \"\"\n");
+        let config =
+            Config::from_text(&text, "test".as_ref(), &Overrides::default()).expect("a configuration");
+        let config = Arc::new(config);
+        let address = "/proc/none/containerd.sock".as_ref();
+        let containerd = Containerd::new(address, "test", Duration::from_secs(1)).expect("not connected");
+        let containers = Containers::new(container::Inner {
+            images: Images::new(containerd.clone(), &config),
+            cdi: Cdi::new(false, &[]),
+            keeper: Keeper::new("/proc/none/longshore".into(), state.as_ref(), KeeperOptions::default()),
+            store: Default::default(),
+            paths: Paths::new(root.as_ref(), state.as_ref()),
+            host: Default::default(),
+            features: Default::default(),
+            flow: Default::default(),
+            creating: Default::default(),
+            events: Default::default(),
+            exits: Default::default(),
+            deleting: Default::default(),
+            mounting: Default::default(),
+            containerd,
+            config: config.clone(),
+        });
+        let pods = Pods::new(containers, Network::new(&config));
+        drop(inside);
         (runtime, pods)
-    };
-    // Where it is asked for a runtime may run.
-    &PODS.get_or_init(|| std::thread::spawn(make).join().expect("no panic")).1
+    });
+    pods
 }
 
 /// A server with a token of each kind.

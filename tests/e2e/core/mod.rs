@@ -2,12 +2,14 @@
 
 mod container;
 mod errors;
+mod events;
 mod exec;
 mod exit;
 mod image;
 mod image_volumes;
 mod list;
 mod logs;
+mod metrics;
 mod namespaces;
 mod network;
 mod node;

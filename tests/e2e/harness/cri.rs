@@ -115,6 +115,18 @@ impl Cri {
         wait_until("NetworkReady", async || self.condition("NetworkReady").await.unwrap_or(false)).await;
     }
 
+    /// ListMetricDescriptors.
+    pub(crate) async fn metric_descriptors(&self) -> Result<Vec<cri::MetricDescriptor>, Status> {
+        let request = cri::ListMetricDescriptorsRequest {};
+        Ok(self.runtime().list_metric_descriptors(request).await?.into_inner().descriptors)
+    }
+
+    /// ListPodSandboxMetrics.
+    pub(crate) async fn pod_metrics(&self) -> Result<Vec<cri::PodSandboxMetrics>, Status> {
+        let request = cri::ListPodSandboxMetricsRequest {};
+        Ok(self.runtime().list_pod_sandbox_metrics(request).await?.into_inner().pod_metrics)
+    }
+
     /// All pods.
     pub(crate) async fn pods(&self) -> Result<Vec<cri::PodSandbox>, Status> {
         self.list_pods(None).await

@@ -26,6 +26,7 @@ pub(crate) mod cni;
 mod container;
 mod containerd;
 mod cri;
+mod events;
 pub(crate) mod images;
 mod leaks;
 mod longshore;
@@ -38,6 +39,7 @@ pub(crate) mod procfs;
 mod registry;
 mod runc;
 mod slot;
+pub(crate) mod spdy;
 
 use std::time::{Duration, Instant};
 
@@ -46,6 +48,7 @@ pub(crate) use builder::{Builder, Server};
 pub(crate) use container::{Container, ContainerBuilder, LogEntry, image_mount};
 pub(crate) use containerd::{Containerd, Version, prefer_newest_containerd};
 pub(crate) use cri::Cri;
+pub(crate) use events::{Events, Seen, seen, status_in};
 pub(crate) use longshore::Longshore;
 pub(crate) use machine::{CgroupDriver, patient};
 pub(crate) use node::Node;

@@ -1,10 +1,13 @@
 //! Pods: a request that is built, and what comes of it.
 
+use std::net::SocketAddr;
+
 use longshore::proto::cri;
 use longshore::proto::cri::{
     DnsConfig, IdMapping, LinuxPodSandboxConfig, LinuxSandboxSecurityContext, NamespaceMode, NamespaceOption,
     PodSandboxConfig, PodSandboxMetadata, PortMapping, RunPodSandboxRequest, UserNamespace,
 };
+use tokio::net::TcpListener;
 use tonic::Status;
 
 use super::container::ContainerBuilder;
@@ -221,6 +224,17 @@ impl Pod {
     /// Its first address; empty if it has none.
     pub(crate) async fn ip(&self) -> String {
         self.status().await.expect("a status").network.unwrap_or_default().ip
+    }
+
+    /// Listens at an address inside its network, which may be the host's.
+    pub(crate) async fn listen(&self, address: SocketAddr) -> Result<TcpListener, longshore::error::Error> {
+        let network = format!("/proc/{}/ns/net", self.info().await["pid"]);
+        let listener = longshore::sys::netns::within(network.as_ref(), move || {
+            let listener = std::net::TcpListener::bind(address)?;
+            listener.set_nonblocking(true)?;
+            Ok(listener)
+        });
+        Ok(TcpListener::from_std(listener.await?)?)
     }
 
     /// A container of this pod to be created.

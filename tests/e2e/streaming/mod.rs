@@ -1,9 +1,12 @@
-//! exec and attach for a client that speaks WebSocket as the API server does.
+//! exec, attach and port-forward, for a client that speaks WebSocket as the API server does,
+//! and for one that speaks SPDY as the kubelet and crictl do.
 
 mod attach;
 mod exec;
+mod forward;
 mod hostile;
 mod soak;
+mod spdy;
 mod tls;
 
 use std::collections::BTreeMap;
@@ -25,6 +28,9 @@ const RESIZE: u8 = 4;
 /// Tells that the channel whose number follows is closed.
 const CLOSE: u8 = 255;
 
+/// What a client of exec and attach speaks unless it says otherwise.
+const PROTOCOL: &str = "v5.channel.k8s.io";
+
 /// A client at the streaming server.
 struct Client {
     socket: WebSocketStream<TcpStream>,
@@ -40,14 +46,22 @@ struct End {
 
 impl Client {
     async fn open(url: &str) -> Client {
-        Client::try_open(url).await.expect("it switches")
+        Client::open_with(url, PROTOCOL).await
+    }
+
+    async fn open_with(url: &str, protocol: &str) -> Client {
+        Client::try_open_with(url, protocol).await.expect("it switches")
     }
 
     /// One at a server that may not be there.
     async fn try_open(url: &str) -> Result<Client, tungstenite::Error> {
+        Client::try_open_with(url, PROTOCOL).await
+    }
+
+    async fn try_open_with(url: &str, protocol: &str) -> Result<Client, tungstenite::Error> {
         let address = url.strip_prefix("http://").expect("a URL").split('/').next().expect("an address");
         let mut request = url.replace("http://", "ws://").into_client_request().expect("a URL");
-        let protocol = "v5.channel.k8s.io".parse().expect("a header");
+        let protocol = protocol.parse().expect("a header");
         request.headers_mut().insert("Sec-WebSocket-Protocol", protocol);
         let stream = TcpStream::connect(address).await?;
         let (socket, _) = tokio_tungstenite::client_async(request, stream).await?;
