@@ -34,7 +34,6 @@ pub(crate) async fn cat(container: &Container, blocks: u64) -> anyhow::Result<()
         open_exec(container, &["cat"], true).await?;
     let sending = async move {
         send(&mut writer, stdin, blocks).await?;
-        // Not dropped before the end: that would end the connection.
         Ok(writer)
     };
     let receiving = async {
@@ -138,15 +137,22 @@ async fn send(writer: &mut Writer, id: u32, blocks: u64) -> anyhow::Result<()> {
     Ok(writer.finish(id).await?)
 }
 
-/// Does both at the same time, until the first fails or both are done.
+/// Does both at the same time, until the first fails or all is received. What the sender
+/// gives is kept until then.
 async fn both<T: Send + 'static>(
     sending: impl Future<Output = anyhow::Result<T>> + Send + 'static,
     receiving: impl Future<Output = anyhow::Result<()>>,
 ) -> anyhow::Result<()> {
-    let mut sending = tokio::spawn(sending);
+    let mut sending = tokio::spawn(async move {
+        match sending.await {
+            Err(error) => error,
+            // Not dropped before the end: that would end the connection.
+            Ok(_kept) => std::future::pending().await,
+        }
+    });
     let ended = tokio::select! {
         received = receiving => received,
-        Ok(Err(error)) = &mut sending => Err(error),
+        Ok(error) = &mut sending => Err(error),
     };
     sending.abort();
     ended
