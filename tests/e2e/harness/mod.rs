@@ -19,6 +19,7 @@
 //! | `LONGSHORE_TEST_LOG` | the log level of longshore; debug |
 //! | `LONGSHORE_TEST_CGROUP_DRIVER` | `cgroupfs` or `systemd`, of servers and cgroup parents; cgroupfs |
 //! | `LONGSHORE_TEST_PATIENCE` | how many times as long as usual everything may take; 1 |
+//! | `LONGSHORE_TEST_EVENT_CONTAINERS` | how many containers live for the subscribers of events; 12 |
 
 mod beside;
 mod builder;
