@@ -22,7 +22,7 @@ use crate::sys::mountinfo::{self, CgroupMount};
 /// The hierarchies of the host: version 1 with those controllers that are read, or 2.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Hierarchies {
-    V1(V1<CgroupMount>),
+    V1(Box<V1<CgroupMount>>),
     V2(CgroupMount),
 }
 
@@ -67,7 +67,7 @@ impl Hierarchies {
             hugetlb: with("hugetlb"),
         };
         if v1 != V1::default() {
-            return Some(Hierarchies::V1(v1));
+            return Some(Hierarchies::V1(Box::new(v1)));
         }
         mounts.into_iter().find(|mount| mount.is_unified).map(Hierarchies::V2)
     }
