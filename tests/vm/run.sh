@@ -22,5 +22,15 @@ strip --strip-debug -o "$share/longshore" "$(executable longshore)"
 executable longshore >"$share/built-at"
 rm "$share/messages"
 cp tests/vm/suite.sh "$share/run"
+# The guest's own has no id-mapped mounts. This one takes its libraries along.
+runc=$(tests/fetch-runc.sh)/runc
+mkdir "$share/runc"
+cp "$runc" "$share/runc/runc"
+if loader=$(patchelf --print-interpreter "$runc" 2>/dev/null); then
+    for library in $(ldd "$runc" | grep -o '/[^ ]*' | sort -u); do
+        cp --dereference "$library" "$share/runc/"
+    done
+    patchelf --set-interpreter "/run/runc-new/$(basename "$loader")" --set-rpath /run/runc-new "$share/runc/runc"
+fi
 echo "$*" >"$share/names"
 tests/vm/in-guest.sh "$share"

@@ -4,6 +4,8 @@
 built=$(cat built-at)
 mkdir -p "$(dirname "$built")"
 ln -s "$PWD/longshore" "$built"
+ln -s "$PWD/runc" /run/runc-new
+export LONGSHORE_TEST_NEW_RUNC_DIR=/run/runc-new
 # Emulated, a pod's life takes about as many times as long.
 export LONGSHORE_TEST_PATIENCE=4
 names=$(cat names)

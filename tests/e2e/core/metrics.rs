@@ -6,7 +6,7 @@ use longshore::proto::cri::{Metric, MetricType, PodSandboxMetrics};
 
 use super::{is_plugin_before, now_ns};
 use crate::harness::procfs::cgroup_number;
-use crate::harness::{Container, Node, Pod, wait_for};
+use crate::harness::{CgroupDriver, Container, Node, Pod, wait_for};
 
 /// The labels that every metric has.
 const BASE: [&str; 5] = ["pod", "namespace", "container", "id", "image"];
@@ -234,7 +234,8 @@ async fn metrics_are_those_of_the_kernel() {
     let container = container.run().await.expect("it runs");
     container.wait_log("ready").await;
     container.sh(&format!("ping -c 3 -s 1000 -i 0.1 -w 20 {}", peer.ip().await)).await;
-    let path = format!("{}/{}", pod.config.linux.clone().expect("linux").cgroup_parent, container.id);
+    let parent = pod.config.linux.clone().expect("linux").cgroup_parent;
+    let path = CgroupDriver::from_env().of_container(&parent, &container.id);
     let kernel = |files: &[&str]| cgroup_number(&path, files);
 
     let cpu = || kernel(&["cpuacct.usage", "cpu.stat usage_usec"]);

@@ -9,7 +9,7 @@ use tonic::Code;
 
 use super::{UNKNOWN, code, is_plugin_before, now_ns};
 use crate::harness::procfs::cgroup_number;
-use crate::harness::{Container, Node, Pod, wait_for, wait_until};
+use crate::harness::{CgroupDriver, Container, Node, Pod, wait_for, wait_until};
 
 /// How far a figure of an idle container may be from the kernel's at another moment.
 const MEMORY_TOLERANCE: u64 = 4 << 20;
@@ -37,7 +37,7 @@ fn cgroup(pod: &Pod) -> String {
 }
 
 fn cgroup_of(pod: &Pod, container: &Container) -> String {
-    format!("{}/{}", cgroup(pod), container.id)
+    CgroupDriver::from_env().of_container(&cgroup(pod), &container.id)
 }
 
 /// Nanoseconds of cpu that a cgroup had so far.

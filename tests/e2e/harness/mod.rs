@@ -15,6 +15,7 @@
 //! | `LONGSHORE_TEST_SERVER` | `longshore` or `built-in`: the server of [`Node::start`] |
 //! | `LONGSHORE_TEST_CONTAINERD` | containerd's binary, or the folder it is in |
 //! | `LONGSHORE_TEST_RUNC_DIR` | a folder that goes before the PATH |
+//! | `LONGSHORE_TEST_NEW_RUNC_DIR` | where the tests run alone: the folder of a runc with id-mapped mounts |
 //! | `LONGSHORE_TEST_CNI` | the folder of CNI plugins; `/usr/lib/cni` |
 //! | `LONGSHORE_TEST_LOG` | the log level of longshore; debug |
 //! | `LONGSHORE_TEST_CGROUP_DRIVER` | `cgroupfs` or `systemd`, of servers and cgroup parents; cgroupfs |
