@@ -148,7 +148,11 @@ impl Source {
             throttle: Throttle::default(),
             waits_until: None,
         };
-        Ok(Source {
+        Ok(Source::new((mark, stream), state, identity, common))
+    }
+
+    fn new((mark, stream): (u64, Stream), state: State, identity: fifo::Identity, common: &Common) -> Source {
+        Source {
             mark,
             output: common.output.clone(),
             state: Mutex::new(state),
@@ -157,7 +161,7 @@ impl Source {
             is_retired: AtomicBool::new(false),
             gate: common.gate.clone(),
             large_pipes: common.large_pipes.clone(),
-        })
+        }
     }
 
     /// One that the program before has read.
@@ -184,16 +188,7 @@ impl Source {
             throttle: Throttle::default(),
             waits_until: None,
         };
-        Ok(Source {
-            mark,
-            output: common.output.clone(),
-            state: Mutex::new(state),
-            stream,
-            identity: bequest.identity,
-            is_retired: AtomicBool::new(false),
-            gate: common.gate.clone(),
-            large_pipes: common.large_pipes.clone(),
-        })
+        Ok(Source::new((mark, stream), state, bequest.identity, common))
     }
 
     /// What the next program needs to go on; nobody has a turn now.
