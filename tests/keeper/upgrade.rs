@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use longshore::io::ContainerIo;
 use rustix::process::Signal;
 
-use crate::fixture::{LIMIT, Process, Scene, Shim, shown};
+use crate::fixture::{LIMIT, Process, Scene, Shim, shown, until};
 
 fn program_of(process: &Process) -> PathBuf {
     std::fs::read_link(format!("/proc/{}/exe", process.pid.as_raw_nonzero())).expect("it runs")
@@ -52,7 +52,7 @@ async fn a_keeper_goes_on_as_the_program_of_a_new_server() {
     stdout.write("line\n");
     stderr.write("ps\n");
     let end = |entries: Vec<String>, text: &str| entries.iter().any(|entry| entry == text);
-    crate::fixture::until("both lines", || {
+    until("both lines", || {
         let entries = shown(&renamed);
         (end(entries.clone(), "stdout F half a line") && end(entries, "stderr F oops")).then_some(())
     });
@@ -62,7 +62,7 @@ async fn a_keeper_goes_on_as_the_program_of_a_new_server() {
     assert_eq!(scene.logged("c1", "after"), ["stdout F after"]);
     assert!(new.drained("c2", LIMIT).await.expect("it is still known"));
     assert_eq!(shown(&scene.log("c2")), ["stdout P done"]);
-    assert!(descriptors_of(&now) <= before, "descriptors are left over");
+    until("nothing is left over", || (descriptors_of(&now) <= before).then_some(()));
 
     // The input has seen no end, and is let go of when it is asked for.
     let mut stdin = File::open(io.stdin.as_ref().expect("wanted")).expect("there is a writer");
@@ -146,7 +146,8 @@ async fn a_program_that_does_not_start_leaves_the_logs_as_they_were() {
     assert_eq!(scene.logged("c1", "on and on"), ["stdout F on and on"]);
     let now = scene.running();
     assert_eq!((now.pid, program_of(&now)), (process.pid, program_of(&process)));
-    assert!(descriptors_of(&now) <= before + 1, "the new client's alone");
+    // The new client's alone, once the keeper has noticed that those who asked have gone.
+    until("nothing else is left over", || (descriptors_of(&now) <= before + 1).then_some(()));
     // Signals are heeded as before: it goes on while there is a container.
     now.signal(Signal::TERM);
     stdout.write("and on\n");
