@@ -34,7 +34,7 @@ use super::lanes::Lanes;
 use super::place::Place;
 use super::protocol::{self, Added, Drained, Hello, KeptIo, List, Request};
 use super::succession;
-use crate::error::{Context, Error, Result, internal, invalid, not_found, unavailable};
+use crate::error::{Context, Error, Result, internal, invalid, not_found, precondition, unavailable};
 use crate::sys::signal::Signals;
 
 /// Connections at most that are no attachments: the server's, and tools that look.
@@ -328,6 +328,11 @@ impl Keeper {
                 self.lane(connection, seq, id, |engine, id| engine.close_stdin(id).map(|()| json!({})));
             }
             Request::Attach { id, stdout, stderr } => self.attach(connection, seq, id, (stdout, stderr)),
+            // The one that was asked for first has its answer to come.
+            Request::Succeed { .. } if self.succession.is_some() => {
+                let error = precondition("the log keeper is about to go on as another program");
+                self.answer(connection, seq, Err(error));
+            }
             Request::Succeed { program } => {
                 let until = Instant::now() + SUCCESSION_LIMIT;
                 self.succession = Some(Succession { connection, seq, program, until });
