@@ -35,6 +35,7 @@ mkfifo "$work/input"
 # Open for writing as well: the guest waits for the time, and no end of the input is told.
 exec 3<>"$work/input"
 date +%s >&3
+# In the background, so that a signal is heeded at once.
 (exec_qemu "$limit" "$guest" "$guest/disk,snapshot=on" "$work/share" stdio,signal=off "$work/console" \
     -pidfile "$work/pid" -incoming "exec:cat '$guest/memory'" <&3 2>"$work/log") |
     while IFS= read -r line; do
@@ -42,7 +43,8 @@ date +%s >&3
             "exit status "*) echo "${line#exit status }" >"$work/status" ;;
             *) printf '%s\n' "$line" ;;
         esac
-    done
+    done &
+wait $!
 if [ ! -e "$work/status" ]; then
     tail -n 20 "$work/console" "$work/log" >&2
     echo "the guest has ended without an exit status, or it took longer than $limit seconds" >&2
