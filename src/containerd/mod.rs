@@ -45,6 +45,7 @@ pub use tasks::{ExecRequest, Exit, Process, ProcessStatus, TaskFigures, TaskMetr
 pub use transfer::{Credentials, Login, TransferPlatform, TransferProgress, TransferRequest};
 
 use crate::error::{Error, Kind, Result};
+use crate::points;
 pub use crate::sys::mount::Mount;
 use wire::Wire;
 
@@ -153,10 +154,12 @@ impl Containerd {
         call: &'static str,
         work: impl Future<Output = Result<tonic::Response<T>, tonic::Status>>,
     ) -> Result<T> {
+        points::before(call)?;
         let begun = std::time::Instant::now();
         let answered = tokio::time::timeout(limit, work).await;
         let is_ok = matches!(answered, Ok(Ok(_)));
         tracing::debug!(call, elapsed_us = begun.elapsed().as_micros(), is_ok, "containerd");
+        points::after(call)?;
         match answered {
             Ok(Ok(response)) => Ok(response.into_inner()),
             Ok(Err(status)) => Err(error::from_status(call, &status)),

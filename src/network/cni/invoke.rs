@@ -21,6 +21,7 @@ use tracing::{Instrument, debug, info_span, warn};
 use super::{Endpoint, Verb};
 use crate::error::{Context, Error, Result, deadline, precondition, unknown};
 use crate::flow;
+use crate::points;
 
 /// Bytes of a plugin's standard output; a result beyond it is refused.
 const STDOUT_BYTES_MAX: usize = 4 << 20;
@@ -136,7 +137,11 @@ impl Plugins {
             network = call.network,
             sandbox = call.endpoint.container,
         );
-        self.run(call).instrument(span).await
+        let step = format!("CNI {} {}", call.verb.as_str(), call.plugin);
+        points::before(&step)?;
+        let done = self.run(call).instrument(span).await;
+        points::after(&step)?;
+        done
     }
 
     async fn run(&self, call: Call<'_>) -> Result<Vec<u8>, Failure> {
