@@ -16,12 +16,13 @@
 //! waited for, and what it left goes with the lease, in a collection of its own.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use tokio_util::task::TaskTracker;
 use tokio_util::task::task_tracker::TaskTrackerToken;
-use tracing::warn;
+use tracing::{debug, warn};
 
 use crate::containerd::Containerd;
 use crate::error::{Collected, Kind, Result};
@@ -39,6 +40,8 @@ const TRANSFER_END_LIMIT: Duration = Duration::from_secs(20);
 #[derive(Clone, Default)]
 pub(super) struct Leases {
     ids: Arc<Mutex<BTreeSet<String>>>,
+    /// Whether some are not in use and could not be removed.
+    has_left: Arc<AtomicBool>,
     /// Ingests that belong to a piece of work.
     ingests: Keyed,
 }
@@ -47,7 +50,7 @@ pub(super) struct Leases {
 pub(super) struct Work {
     lease: String,
     unfinished: Arc<Mutex<Unfinished>>,
-    ingests: Keyed,
+    leases: Leases,
     /// Threads that write into the snapshots, and ingests that containerd has not let go of.
     writers: TaskTracker,
     /// Behind a lock only to be shared by the parts of the work.
@@ -71,6 +74,12 @@ impl Leases {
     /// # Errors
     /// Those of containerd.
     pub(super) async fn begin(&self, containerd: &Containerd) -> Result<Work> {
+        if self.has_left.swap(false, Ordering::Relaxed)
+            && let Err(error) = self.clear(containerd).await
+        {
+            self.has_left.store(true, Ordering::Relaxed);
+            debug!(%error, "leases of earlier image work cannot be removed yet");
+        }
         let lease = format!("{LEASE_PREFIX}{}", random_hex::<12>());
         let (unfinished, writers) = (Arc::<Mutex<Unfinished>>::default(), TaskTracker::new());
         lock(&self.ids).insert(lease.clone());
@@ -88,7 +97,7 @@ impl Leases {
             });
         }
         // From here on, dropping `work` undoes what was made, the lease first of all.
-        let work = Work { lease, unfinished, ingests: self.ingests.clone(), writers, undo: Mutex::new(undo) };
+        let work = Work { lease, unfinished, leases: self.clone(), writers, undo: Mutex::new(undo) };
         let expiry = jiff::Timestamp::now() + jiff::SignedDuration::from_hours(LEASE_HOURS);
         let labels = HashMap::from([("containerd.io/gc.expire".to_owned(), format!("{expiry:.0}"))]);
         containerd.create_lease(&work.lease, labels).await?;
@@ -101,7 +110,8 @@ impl Leases {
         name.starts_with(LEASE_PREFIX)
     }
 
-    /// Removes the leases of earlier processes.
+    /// Removes the leases that are not in use: those of earlier processes, and of work
+    /// that could not be cleaned up.
     ///
     /// # Errors
     /// Those of containerd.
@@ -149,7 +159,7 @@ impl Work {
     pub(super) async fn ingest(&self, reference: &str) -> TaskTrackerToken {
         let is_ours = lock(&self.unfinished).ingests.contains_key(reference);
         if !is_ours {
-            let turn = self.ingests.lock(reference).await;
+            let turn = self.leases.ingests.lock(reference).await;
             lock(&self.unfinished).ingests.insert(reference.to_owned(), turn);
         }
         self.writers.token()
@@ -188,14 +198,16 @@ impl Work {
     }
 
     /// Removes what is half done, and the lease; where `result` says that a disk is full,
-    /// also what is whole but came in vain. That something stays is only logged: it
-    /// expires.
+    /// also what is whole but came in vain. That something stays is only logged: the next
+    /// work tries to remove its lease again, and it expires.
     pub(super) async fn end<T>(self, result: &Result<T>) {
         let is_full = result.as_ref().is_err_and(|error| error.kind() == Kind::ResourceExhausted);
         lock(&self.unfinished).is_urgent = is_full;
         let undo = self.undo.into_inner().unwrap_or_else(PoisonError::into_inner);
         if let Err(error) = undo.run().await {
             warn!(lease = self.lease, %error, "image work left something that expires later");
+            lock(&self.leases.ids).remove(&self.lease);
+            self.leases.has_left.store(true, Ordering::Relaxed);
         }
     }
 }

@@ -16,7 +16,7 @@ use std::panic::AssertUnwindSafe;
 use calls::Call;
 use futures_util::FutureExt;
 
-use crate::harness::{Node, Server, wait_until};
+use crate::harness::{Node, Server, tail, wait_until};
 
 /// What happens at a point.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -101,6 +101,8 @@ async fn sweep(call: Call) {
                 let step = passed.lines().nth(*number as usize - 1).unwrap_or("a point that was not reached");
                 let why = panic.downcast_ref::<String>().map_or("see above", String::as_str);
                 failures.push(format!("{call:?}, {fault} at {step}: {why}"));
+                eprintln!("---- {call:?}, {fault} at {step}; the end of longshore's log");
+                eprintln!("{}", tail(&node.longshore().log(), 60));
                 // Nobody knows what it is like by now.
                 drop(node);
                 node = start(call).await;

@@ -58,7 +58,7 @@ pub(crate) use machine::{CgroupDriver, patient};
 pub(crate) use node::Node;
 pub(crate) use place::Place;
 pub(crate) use pod::{Pod, PodBuilder, id_mappings};
-pub(crate) use process::Process;
+pub(crate) use process::{Process, tail};
 pub(crate) use registry::Registry;
 
 /// Longer than anything here takes on a busy machine, shorter than the patience of who waits.
