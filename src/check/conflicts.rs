@@ -17,35 +17,35 @@ const SWITCH_OFF: &str = "switch it off in containerd's configuration and restar
 pub(super) struct Facts<'a> {
     pub(super) config: &'a Config,
     pub(super) mode: Mode,
-    /// Whether containerd's own CRI plugin is at work.
-    pub(super) builtin_active: bool,
+    /// Whether containerd's own CRI plugin is at work, if that is known.
+    pub(super) builtin_active: Option<bool>,
     pub(super) kubelet: &'a Kubelet,
     /// Pods of the namespace that this longshore has nothing of.
     pub(super) foreign: Vec<String>,
 }
 
 pub(super) fn compare(facts: &Facts<'_>) -> Vec<Finding> {
-    let mut findings = vec![plugin(facts)];
+    let mut findings: Vec<Finding> = plugin(facts).into_iter().collect();
     findings.extend(pods(facts));
     findings.extend(kubelet(facts));
     findings
 }
 
 fn shares(facts: &Facts<'_>) -> bool {
-    facts.builtin_active && facts.config.file.containerd.namespace == BUILTIN_NAMESPACE
+    facts.builtin_active == Some(true) && facts.config.file.containerd.namespace == BUILTIN_NAMESPACE
 }
 
-fn plugin(facts: &Facts<'_>) -> Finding {
+fn plugin(facts: &Facts<'_>) -> Option<Finding> {
     let section = &facts.config.file.containerd;
-    if !facts.builtin_active {
-        return Finding::ok(SUBJECT, "containerd's own CRI plugin is not active");
+    if !facts.builtin_active? {
+        return Some(Finding::ok(SUBJECT, "containerd's own CRI plugin is not active"));
     }
     if !shares(facts) {
         let what = format!(
             "containerd's own CRI plugin is active in {BUILTIN_NAMESPACE}; longshore works in {} beside it",
             section.namespace
         );
-        return Finding::ok(SUBJECT, what);
+        return Some(Finding::ok(SUBJECT, what));
     }
     let user = match &facts.kubelet.endpoint {
         Some(endpoint) if is_socket(endpoint, &section.address) => {
@@ -55,10 +55,10 @@ fn plugin(facts: &Facts<'_>) -> Finding {
     };
     let what =
         format!("containerd's own CRI plugin is active in the same namespace, {BUILTIN_NAMESPACE}{user}");
-    match section.allow_builtin_cri {
+    Some(match section.allow_builtin_cri {
         true => Finding::note(SUBJECT, what, "containerd.allow_builtin_cri allows it: the two fight"),
         false => Finding::problem(SUBJECT, format!("{what}: the server refuses to start"), SWITCH_OFF),
-    }
+    })
 }
 
 fn pods(facts: &Facts<'_>) -> Option<Finding> {
@@ -123,6 +123,7 @@ mod tests {
     fn found(text: &str, builtin_active: bool, kubelet: &Kubelet, foreign: &[&str]) -> Vec<Finding> {
         let config = Config::from_text(text, Path::new("x"), &Overrides::default()).expect("valid");
         let foreign = foreign.iter().map(ToString::to_string).collect();
+        let builtin_active = Some(builtin_active);
         compare(&Facts { config: &config, mode: Mode::Check, builtin_active, kubelet, foreign })
     }
 

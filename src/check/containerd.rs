@@ -54,7 +54,13 @@ pub(super) async fn gather(config: &Config) -> Result<Facts> {
     }
     let address = section.address.clone();
     let pid = flow::blocking(move || Ok(listener(&address))).await?;
-    Ok(Facts { client, known: known.map_err(|error| error.message().to_owned()), pid, snapshotters })
+    let known = known.map_err(|error| reason(error.message()).to_owned());
+    Ok(Facts { client, known, pid, snapshotters })
+}
+
+/// What the transport says, without what was asked of whom.
+fn reason(message: &str) -> &str {
+    message.split_once("containerd does not answer: ").map_or(message, |(_, reason)| reason)
 }
 
 fn names_of_snapshotters(config: &Config) -> Vec<String> {

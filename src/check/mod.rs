@@ -152,7 +152,7 @@ pub async fn run(request: Request) -> Report {
     let conflicts = conflicts::Facts {
         config: &config,
         mode,
-        builtin_active: answers.is_some_and(|known| known.builtin_active()),
+        builtin_active: answers.map(|known| known.builtin_active()),
         kubelet: &kubelet,
         foreign: world.as_ref().map(|world| world.foreign_pods()).unwrap_or_default(),
     };

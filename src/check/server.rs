@@ -75,7 +75,7 @@ enum Socket {
     /// Somebody's who is gone.
     Stale,
     /// A file that is no socket.
-    NoSocket,
+    OtherFile,
     /// Somebody listens: process, and what it says.
     Listens(Option<u32>, Result<Answer, String>),
 }
@@ -111,7 +111,7 @@ pub(super) async fn gather(config: &Config) -> Result<Facts> {
 fn look(path: &Path) -> Socket {
     match std::fs::symlink_metadata(path) {
         Err(_) => Socket::Absent,
-        Ok(found) if !found.file_type().is_socket() => Socket::NoSocket,
+        Ok(found) if !found.file_type().is_socket() => Socket::OtherFile,
         Ok(_) => {
             let address = Address::of(path);
             let reached =
@@ -134,7 +134,7 @@ pub(super) fn compare(facts: &Facts, config: &Config, mode: Mode) -> Vec<Finding
     let mut findings = Vec::new();
     let mut answering = None;
     findings.push(match &facts.socket {
-        Socket::NoSocket => Finding::problem(
+        Socket::OtherFile => Finding::problem(
             SUBJECT,
             format!("{listen} is a file, no socket: the server does not start"),
             "remove the file, or choose another path with server.listen",
@@ -215,7 +215,7 @@ mod tests {
         let current = env!("CARGO_PKG_VERSION");
         assert_eq!(verdicts(longshore(current), Some(7), Mode::Doctor), [Verdict::Ok]);
         assert_eq!(verdicts(longshore("0.0.1"), Some(7), Mode::Doctor), [Verdict::Note]);
-        assert_eq!(verdicts(Socket::NoSocket, None, Mode::Check), [Verdict::Problem]);
+        assert_eq!(verdicts(Socket::OtherFile, None, Mode::Check), [Verdict::Problem]);
     }
 
     #[test]
