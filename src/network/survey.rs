@@ -127,3 +127,85 @@ pub fn attachments(directory: &Path, is_id: impl Fn(&str) -> bool) -> Result<Vec
     attachments.sort_by(|a, b| a.file.cmp(&b.file));
     Ok(attachments)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn script(folder: &Path, name: &str, text: &str) {
+        let path = folder.join(name);
+        std::fs::write(&path, text).expect("a plugin");
+        std::fs::set_permissions(&path, PermissionsExt::from_mode(0o755)).expect("permissions");
+    }
+
+    #[test]
+    fn the_first_file_is_chosen_and_the_others_are_known() {
+        let directory = tempfile::tempdir().expect("a folder");
+        let list = |name: &str| {
+            format!(
+                r#"{{"cniVersion":"1.0.0","name":"{name}","plugins":[{{"type":"bridge","ipam":{{"type":"host-local"}}}},{{"type":"portmap"}}]}}"#
+            )
+        };
+        for (file, name) in [("20-b.conflist", "b"), ("10-a.conflist", "a")] {
+            std::fs::write(directory.path().join(file), list(name)).expect("a file");
+        }
+        let found = folder(directory.path(), 1);
+        let chosen = found.chosen.expect("valid");
+        let [network] = chosen.as_slice() else { panic!("one network: {chosen:?}") };
+        assert_eq!((network.name.as_str(), network.version.as_str()), ("a", "1.0.0"));
+        assert_eq!(
+            (network.plugins.as_slice(), network.ipam.as_slice()),
+            (&["bridge".to_owned(), "portmap".to_owned()][..], &["host-local".to_owned()][..])
+        );
+        assert_eq!(found.candidates.len(), 2);
+        std::fs::write(directory.path().join("00-c.conflist"), "{").expect("a file");
+        assert!(folder(directory.path(), 1).chosen.is_err_and(|wrong| wrong.contains("00-c.conflist")));
+        assert!(is_same_version("1.0", "1.0.0") && !is_same_version("1.0", "0.4.0"));
+    }
+
+    #[tokio::test]
+    async fn a_plugin_is_asked_for_its_versions_alone_and_not_for_ever() {
+        let directory = tempfile::tempdir().expect("a folder");
+        let folders = [directory.path().to_owned()];
+        let answer = r#"#!/bin/sh
+[ "$CNI_COMMAND" = VERSION ] && echo '{"cniVersion":"1.1.0","supportedVersions":["0.4.0","1.0.0"]}'"#;
+        script(directory.path(), "good", answer);
+        script(directory.path(), "mute", "#!/bin/sh\nexec sleep 1000\n");
+        script(directory.path(), "odd", "#!/bin/sh\necho hello\n");
+        std::fs::write(directory.path().join("plain"), "").expect("a file");
+        let limit = Duration::from_millis(300);
+        let good = program(&folders, "good", Duration::from_secs(30)).await;
+        assert_eq!(good.versions, Ok(vec!["0.4.0".to_owned(), "1.0.0".to_owned()]));
+        assert!(good.is_executable && good.path == Ok(directory.path().join("good")));
+        assert!(
+            program(&folders, "mute", limit).await.versions.is_err_and(|why| why.contains("did not end"))
+        );
+        assert!(program(&folders, "odd", Duration::from_secs(30)).await.versions.is_err());
+        assert!(!program(&folders, "plain", limit).await.is_executable);
+        assert!(program(&folders, "none", limit).await.path.is_err());
+    }
+
+    #[test]
+    fn attachments_count_by_their_names_also_where_they_are_damaged() {
+        let directory = tempfile::tempdir().expect("a folder");
+        let results = directory.path().join("results");
+        std::fs::create_dir(&results).expect("a folder");
+        let (whole, damaged) = ("a".repeat(64), "b".repeat(64));
+        let entry = serde_json::json!({
+            "kind": "cniCacheV1", "containerId": whole, "config": "e30=", "ifName": "eth0",
+            "networkName": "a-b", "cniArgs": [["K8S_POD_INFRA_CONTAINER_ID", whole]],
+            "result": {"interfaces": [{"name": "br0"}, {"name": "eth0", "sandbox": "/run/netns/cni-1"}]},
+        });
+        std::fs::write(results.join(format!("a-b-{whole}-eth0")), entry.to_string()).expect("a file");
+        std::fs::write(results.join(format!("a-b-{damaged}-eth0")), "{").expect("a file");
+        std::fs::write(results.join("podman-x-eth0"), "{}").expect("a file");
+        let found = attachments(directory.path(), crate::ids::is_id).expect("readable");
+        let seen: Vec<_> =
+            found.iter().map(|found| (found.id.as_str(), found.netns.as_path(), found.is_pod)).collect();
+        assert_eq!(
+            seen,
+            [(whole.as_str(), Path::new("/run/netns/cni-1"), true), (damaged.as_str(), Path::new(""), false)]
+        );
+        assert!(attachments(Path::new("/no/such"), crate::ids::is_id).expect("none is none").is_empty());
+    }
+}

@@ -4,6 +4,8 @@ use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use futures_util::future::join_all;
+
 use super::super::processes::Process;
 use super::super::{LIMIT, finding};
 use super::{InContainerd, Kind, OnHost, Place, Record, World, is_pin};
@@ -164,11 +166,13 @@ async fn in_containerd(client: &Containerd, namespace: &str) -> Result<InContain
             found.image_leases.insert(lease.id);
         }
     }
-    for lease in &found.pod_leases {
+    let asked = found.pod_leases.iter().map(|lease| async move {
         // It may have gone meanwhile.
         let held = client.leased_snapshots(lease).await.unwrap_or_default();
-        found.snapshots.extend(held.into_iter().map(|(snapshotter, key)| (lease.clone(), snapshotter, key)));
-    }
+        held.into_iter().map(|(snapshotter, key)| (lease.clone(), snapshotter, key)).collect::<Vec<_>>()
+    });
+    let held = join_all(asked).await;
+    found.snapshots.extend(held.into_iter().flatten());
     let others = client.list_namespaces().await?.into_iter().filter(|other| other != namespace);
     for other in others.take(NAMESPACES_MAX) {
         for record in client.in_namespace(&other)?.list_containers(&[]).await? {

@@ -3,6 +3,9 @@
 use super::super::Verdict;
 use super::*;
 
+/// A kind of things, and how one of them comes to be.
+type Change<'a> = (&'static str, &'a dyn Fn(&mut World));
+
 fn id(digit: char) -> String {
     digit.to_string().repeat(64)
 }
@@ -80,7 +83,7 @@ fn a_node_whose_things_all_have_their_pod_has_nothing_left() {
 fn what_the_next_start_removes_is_noted_before_it_and_a_problem_while_a_server_runs() {
     use RemovedBy::Server;
     let gone = id('c');
-    let changes: [(&str, &dyn Fn(&mut World)); 6] = [
+    let changes: [Change<'_>; 6] = [
         ("folder", &|world| world.host.folders.push(("/l/sandboxes/c".into(), gone.clone()))),
         ("image-volumes", &|world| {
             world.host.image_volumes.push(("/s/image-volumes/c".into(), gone.clone()))
@@ -111,7 +114,7 @@ fn what_the_next_start_removes_is_noted_before_it_and_a_problem_while_a_server_r
 
 #[test]
 fn what_a_server_is_busy_with_is_not_left() {
-    let changes: [(&str, &dyn Fn(&mut World)); 4] = [
+    let changes: [Change<'_>; 4] = [
         ("pod", &|world| containerd(world).records[0].is_creating = true),
         ("lease", &|world| _ = containerd(world).image_leases.insert("longshore-image-1".into())),
         ("snapshot", &|world| containerd(world).snapshots.push((id('a'), "overlayfs".into(), id('d')))),
