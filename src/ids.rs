@@ -61,6 +61,13 @@ id! {
     ContainerId
 }
 
+/// Whether `name` has the form of an id: 64 hexadecimal digits. What has another name is not
+/// ours to remove.
+#[must_use]
+pub fn is_id(name: &str) -> bool {
+    name.len() == 64 && name.bytes().all(|c| c.is_ascii_hexdigit())
+}
+
 /// `2 × BYTES` random lowercase hexadecimal digits.
 pub(crate) fn random_hex<const BYTES: usize>() -> String {
     let mut bytes = [0u8; BYTES];

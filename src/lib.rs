@@ -7,6 +7,7 @@
 //! | layer | modules |
 //! |---|---|
 //! | command line and composition | [`cli`], [`app`] |
+//! | what does not fit together | [`check`] |
 //! | edge | [`cri`]: gRPC for the kubelet; [`admin`]: what goes on, for who debugs; [`stream`]: exec, attach, port-forward |
 //! | domain, in this order | [`stats`], [`pod`], [`container`], [`image`]: one verb, one file |
 //! | records | [`state`]: pods, containers, their tables and status files |
@@ -21,6 +22,7 @@
 pub mod admin;
 pub mod app;
 pub mod cdi;
+pub mod check;
 pub mod cli;
 pub mod config;
 pub mod container;

@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 const LAYERS: [&[&str]; 14] = [
     &["main"],
     &["cli"],
-    &["app"],
+    &["app", "check"],
     &["cri", "admin"],
     &["stream"],
     &["stats"],

@@ -1,5 +1,6 @@
 //! The command line: one file a command.
 
+mod check;
 mod config;
 mod images;
 mod keeper;
@@ -9,6 +10,8 @@ mod version;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
+
+use crate::check::Mode;
 
 /// A CRI server for Kubernetes nodes on an existing containerd.
 #[derive(Debug, Parser)]
@@ -22,6 +25,10 @@ struct Arguments {
 enum Command {
     /// Serve the CRI.
     Serve(serve::Arguments),
+    /// Before the first start: say what on this node does not fit together. Changes nothing.
+    Check(check::Arguments),
+    /// On a node that runs: the same, and whether the server is well. Changes nothing.
+    Doctor(check::Arguments),
     /// Print or check the configuration.
     Config(config::Arguments),
     /// Show what the server does with images.
@@ -37,17 +44,21 @@ enum Command {
 #[must_use]
 pub fn run() -> ExitCode {
     let done = match Arguments::parse().command {
+        Command::Check(arguments) => return ended(check::run(arguments, Mode::Check), 2),
+        Command::Doctor(arguments) => return ended(check::run(arguments, Mode::Doctor), 2),
         Command::Serve(arguments) => serve::run(arguments),
         Command::Config(arguments) => config::run(arguments),
         Command::Images(arguments) => images::run(arguments),
         Command::Version(arguments) => version::run(arguments),
         Command::Keeper(arguments) => keeper::run(arguments),
     };
-    match done {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("longshore: {error:#}");
-            ExitCode::FAILURE
-        }
-    }
+    ended(done.map(|()| ExitCode::SUCCESS), 1)
+}
+
+/// The exit status; `failed` with an error.
+fn ended(done: anyhow::Result<ExitCode>, failed: u8) -> ExitCode {
+    done.unwrap_or_else(|error| {
+        eprintln!("longshore: {error:#}");
+        ExitCode::from(failed)
+    })
 }

@@ -1,16 +1,12 @@
 //! `longshore version`
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::Args;
-use hyper_util::rt::TokioIo;
-use tokio::net::UnixStream;
-use tonic::transport::Endpoint;
 
+use crate::check::server::{Answer, ask};
 use crate::config::{Config, Overrides};
-use crate::proto::cri::runtime_service_client::RuntimeServiceClient;
-use crate::proto::cri::{StatusRequest, VersionRequest};
 
 /// How long the server may take to answer.
 const LIMIT: Duration = Duration::from_secs(3);
@@ -33,7 +29,9 @@ pub(super) fn run(arguments: Arguments) -> anyhow::Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let asked = runtime.block_on(async { tokio::time::timeout(LIMIT, ask(&socket)).await });
     match asked {
-        Ok(Ok((server, containerd, runtime))) => {
+        Ok(Ok(Answer { longshore, containerd, runtime })) => {
+            let server = longshore.unwrap_or_else(|| "(another CRI server)".to_owned());
+            let containerd = containerd.unwrap_or_else(|| "not reachable".to_owned());
             println!("server:     longshore {server} at {}", socket.display());
             println!("containerd: {containerd}");
             println!("as runtime: {runtime}");
@@ -42,32 +40,4 @@ pub(super) fn run(arguments: Arguments) -> anyhow::Result<()> {
         Err(_) => println!("server:     no answer at {} within {} s", socket.display(), LIMIT.as_secs()),
     }
     Ok(())
-}
-
-async fn ask(socket: &Path) -> anyhow::Result<(String, String, String)> {
-    let path = socket.to_owned();
-    let connector = tower::service_fn(move |_: http::Uri| {
-        let path = path.clone();
-        async move { Ok::<_, std::io::Error>(TokioIo::new(UnixStream::connect(path).await?)) }
-    });
-    let channel =
-        Endpoint::from_static("http://localhost").connect_with_connector(connector).await.map_err(cause)?;
-    let mut client = RuntimeServiceClient::new(channel);
-    let version = client.version(VersionRequest { version: "v1".into() }).await?.into_inner();
-    let info = client.status(StatusRequest { verbose: true }).await?.into_inner().info;
-    let text = |key: &str| info.get(key).and_then(|value| serde_json::from_str::<String>(value).ok());
-    let server = text("longshore").unwrap_or_else(|| "(another CRI server)".to_owned());
-    let containerd = text("containerd").unwrap_or_else(|| "not reachable".to_owned());
-    Ok((server, containerd, format!("{} {}", version.runtime_name, version.runtime_version)))
-}
-
-/// The innermost cause: tonic's own text is only "transport error".
-fn cause(error: tonic::transport::Error) -> anyhow::Error {
-    let mut innermost = error.to_string();
-    let mut source = std::error::Error::source(&error);
-    while let Some(cause) = source {
-        innermost = cause.to_string();
-        source = cause.source();
-    }
-    anyhow::anyhow!(innermost)
 }

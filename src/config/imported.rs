@@ -105,7 +105,7 @@ impl ImportedRegistries {
     ///
     /// # Errors
     /// What is wrong with the file, without quoting it: it can hold passwords.
-    pub(super) fn read(path: &Path) -> Result<ImportedRegistries, String> {
+    pub fn read(path: &Path) -> Result<ImportedRegistries, String> {
         match std::fs::metadata(path) {
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(Self::default()),
             _ => Self::of(&Files::read(path)?),

@@ -7,6 +7,7 @@ use tracing::{debug, info};
 
 use super::Containers;
 use crate::config::Handler;
+use crate::containerd::Containerd;
 use crate::error::{Context, Result, deadline};
 use crate::flow::lock;
 use crate::spec::{Features, gather};
@@ -43,29 +44,37 @@ impl Containers {
         lock(&self.features).extend(told.into_iter().flatten());
     }
 
-    /// containerd 2.x has the shim asked, which knows its runtime. Before that there is only
-    /// the runtime itself, where it is known: runc's shim runs what its options name.
     async fn ask(&self, handler: &Handler) -> Result<Features> {
-        let runtime = handler.shim_path.as_deref().unwrap_or(&handler.shim);
-        let json = match (
-            self.containerd.runtime_features(runtime, handler.options.clone(), LIMIT).await,
-            &handler.binary,
-        ) {
-            (Ok(json), _) => json,
-            (Err(error), Some(binary)) => {
-                debug!(handler = handler.name, %error, binary, "containerd does not tell; the runtime is asked");
-                run(binary).await?
-            }
-            (Err(error), None) => return Err(error),
-        };
-        gather::parse_features(&json, &self.host)
+        gather::parse_features(&told(&self.containerd, handler, LIMIT).await?, &self.host)
+    }
+}
+
+/// What the OCI runtime of a handler says that it can, as the JSON of the runtime spec.
+///
+/// containerd 2.x has the shim asked, which knows its runtime. Before that there is only the
+/// runtime itself, where it is known: runc's shim runs what its options name.
+///
+/// # Errors
+/// If nobody tells, within `limit` each.
+pub async fn told(containerd: &Containerd, handler: &Handler, limit: Duration) -> Result<Vec<u8>> {
+    let runtime = handler.shim_path.as_deref().unwrap_or(&handler.shim);
+    match (containerd.runtime_features(runtime, handler.options.clone(), limit).await, &handler.binary) {
+        (Ok(json), _) => Ok(json),
+        (Err(error), Some(binary)) => {
+            debug!(handler = handler.name, %error, binary, "containerd does not tell; the runtime is asked");
+            run(binary, limit).await
+        }
+        (Err(error), None) => Err(error),
     }
 }
 
 /// What `binary features` prints.
-async fn run(binary: &str) -> Result<Vec<u8>> {
+///
+/// # Errors
+/// If it cannot be run, or does not end within `limit`.
+pub async fn run(binary: &str, limit: Duration) -> Result<Vec<u8>> {
     let asked = tokio::process::Command::new(binary).arg("features").kill_on_drop(true).output();
-    match tokio::time::timeout(LIMIT, asked).await {
+    match tokio::time::timeout(limit, asked).await {
         Ok(output) => Ok(output.context(|| format!("{binary} features"))?.stdout),
         Err(_) => Err(deadline(format!("{binary} features: no answer in time"))),
     }

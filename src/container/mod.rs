@@ -6,7 +6,7 @@ mod create;
 mod events;
 mod exec;
 mod exit;
-mod features;
+pub mod features;
 mod files;
 mod image_volumes;
 pub(crate) mod labels;

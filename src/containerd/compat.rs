@@ -12,6 +12,33 @@ use crate::flow::lock;
 /// The type of plugins that judge images before they are pulled.
 const VERIFIER: &str = "io.containerd.image-verifier.v1";
 
+/// The namespace of containerd's own CRI plugin.
+pub const BUILTIN_NAMESPACE: &str = "k8s.io";
+
+/// Plugins that are needed, with what they are for. Their services have these names in all
+/// versions; the snapshotter is the configuration's to name.
+const NEEDED: [(&str, &str, &str); 8] = [
+    ("io.containerd.grpc.v1", "containers", "container records"),
+    ("io.containerd.grpc.v1", "content", "content store"),
+    ("io.containerd.grpc.v1", "events", "events"),
+    ("io.containerd.grpc.v1", "images", "image records"),
+    ("io.containerd.grpc.v1", "introspection", "introspection"),
+    ("io.containerd.grpc.v1", "leases", "leases"),
+    ("io.containerd.grpc.v1", "snapshots", "snapshots"),
+    ("io.containerd.grpc.v1", "tasks", "tasks"),
+];
+
+/// How a plugin is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum PluginState {
+    /// At work.
+    Loaded,
+    /// There, and not loaded: what containerd says of it.
+    Failed(String),
+    /// Not there, or switched off.
+    Absent,
+}
+
 /// A plugin of the connected containerd.
 #[derive(Clone, Debug)]
 pub(super) struct Plugin {
@@ -20,6 +47,8 @@ pub(super) struct Plugin {
     pub(super) root: Option<String>,
     pub(super) capabilities: Vec<String>,
     pub(super) is_loaded: bool,
+    /// Why it is not.
+    pub(super) failure: String,
 }
 
 /// What the connected containerd is.
@@ -47,6 +76,37 @@ pub enum IdMapping {
 impl Capabilities {
     pub(super) fn new(version: String, plugins: Vec<Plugin>, tells_plugins: bool) -> Capabilities {
         Capabilities { version, plugins, tells_plugins, refused: Arc::default() }
+    }
+
+    /// How the plugin `id` of the type `kind` is.
+    #[must_use]
+    pub fn plugin(&self, kind: &str, id: &str) -> PluginState {
+        match self.plugins.iter().find(|plugin| plugin.kind == kind && plugin.id == id) {
+            Some(plugin) if plugin.is_loaded => PluginState::Loaded,
+            Some(plugin) => PluginState::Failed(plugin.failure.clone()),
+            None => PluginState::Absent,
+        }
+    }
+
+    /// How a snapshotter is.
+    #[must_use]
+    pub fn snapshotter(&self, name: &str) -> PluginState {
+        self.plugin("io.containerd.snapshotter.v1", name)
+    }
+
+    /// What is needed of containerd, and how it is.
+    pub fn needed(&self) -> impl Iterator<Item = (&'static str, PluginState)> {
+        let tasks = self.plugin("io.containerd.runtime.v2", "task");
+        let services = NEEDED.map(|(kind, id, what)| (what, self.plugin(kind, id)));
+        services.into_iter().chain([("shims (tasks, version 2)", tasks)])
+    }
+
+    /// Whether this version is one that longshore is tested with: 1.6, 1.7 and 2.x.
+    #[must_use]
+    pub fn is_supported(&self) -> bool {
+        let version = self.semantic_version();
+        let mut numbers = version.split('.').map(|number| number.parse().unwrap_or(0));
+        matches!((numbers.next(), numbers.next()), (Some(1), Some(6 | 7)) | (Some(2), Some(0..)))
     }
 
     /// Whether it pulls images by itself, by the hosts.toml of the folder that it is
@@ -198,6 +258,28 @@ mod tests {
         }
     }
 
+    #[test]
+    fn known_versions_are_supported() {
+        let is_supported =
+            |version: &str| Capabilities::new(version.into(), Vec::new(), false).is_supported();
+        for version in ["1.6.20~ds1", "v1.7.24", "2.0.0", "v2.3.4"] {
+            assert!(is_supported(version), "{version}");
+        }
+        for version in ["1.5.9", "1.8.0", "3.0.0", "", "0.9.1"] {
+            assert!(!is_supported(version), "{version}");
+        }
+    }
+
+    #[test]
+    fn a_plugin_that_failed_says_why() {
+        let mut failed = plugin("io.containerd.snapshotter.v1", "zfs", None);
+        (failed.is_loaded, failed.failure) = (false, "skip plugin".into());
+        let known = Capabilities::new("2.0.0".into(), vec![failed], true);
+        assert_eq!(known.snapshotter("zfs"), PluginState::Failed("skip plugin".into()));
+        assert_eq!(known.snapshotter("overlayfs"), PluginState::Absent);
+        assert!(known.needed().all(|(_, state)| state == PluginState::Absent));
+    }
+
     fn plugin(kind: &str, id: &str, root: Option<&str>) -> Plugin {
         Plugin {
             kind: kind.into(),
@@ -205,6 +287,7 @@ mod tests {
             root: root.map(Into::into),
             capabilities: Vec::new(),
             is_loaded: true,
+            failure: String::new(),
         }
     }
 

@@ -47,7 +47,7 @@ impl Containerd {
     ///
     /// # Errors
     /// Unavailable when it does not answer.
-    pub(super) async fn introspect(&self) -> Result<Capabilities> {
+    pub async fn introspect(&self) -> Result<Capabilities> {
         let limit = Duration::from_secs(10);
         let version = self.version(limit).await?;
         let mut client =
@@ -63,6 +63,7 @@ impl Containerd {
                 root: plugin.exports.get("root").cloned(),
                 capabilities: plugin.capabilities,
                 is_loaded: plugin.init_err.is_none(),
+                failure: plugin.init_err.map(|status| status.message).unwrap_or_default(),
             })
             .collect();
         let tells_plugins = self.tells_plugins(limit).await?;

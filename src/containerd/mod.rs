@@ -18,6 +18,7 @@ mod events;
 mod images;
 mod introspection;
 mod leases;
+mod namespaces;
 mod shims;
 mod snapshots;
 mod streaming;
@@ -33,7 +34,7 @@ use std::time::Duration;
 use tokio::sync::watch;
 use tonic::transport::Endpoint;
 
-pub use compat::{Capabilities, IdMapping};
+pub use compat::{BUILTIN_NAMESPACE, Capabilities, IdMapping, PluginState};
 pub use containers::{ContainerRecord, ContainerUpdate, SPEC_TYPE_URL};
 pub use content::{ContentInfo, ContentWriter};
 pub use events::Event;

@@ -48,6 +48,7 @@ use tracing::warn;
 
 use crate::config::{Config, Puller, Unpacking};
 use crate::containerd::{Containerd, Descriptor};
+use crate::error::Result;
 use crate::flow::{Keyed, Shared};
 use crate::spec::ImageConfig;
 use reference::Reference;
@@ -57,6 +58,7 @@ pub use pause::PAUSE_REFERENCE;
 pub use progress::{LayerProgress, LayerState, PullState};
 pub use pull::Pull;
 pub use remap::{is_unfinished_remapping, remapped_name};
+pub use work::LEASE_PREFIX;
 
 /// The most layers that are downloaded at the same time, by all pulls together; each
 /// takes about half a megabyte of memory.
@@ -65,6 +67,13 @@ const DOWNLOADS_MAX: usize = 16;
 /// How many layers are extracted at the same time, by all pulls together.
 fn extractions_max() -> usize {
     2 * std::thread::available_parallelism().map_or(1, usize::from)
+}
+
+/// Each `hosts.toml` below `folders`, and how many servers it names or what is wrong with it.
+/// Messages hold no secrets. Blocks.
+#[must_use]
+pub fn read_hosts_files(folders: &[PathBuf]) -> Vec<(PathBuf, Result<usize>)> {
+    registry::read_hosts_files(folders)
 }
 
 /// An image that this node can start.

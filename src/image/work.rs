@@ -30,7 +30,7 @@ use crate::flow::{Keyed, KeyedGuard, Undo, lock};
 use crate::ids::random_hex;
 
 /// What the ids of our leases begin with.
-const LEASE_PREFIX: &str = "longshore-image-";
+pub const LEASE_PREFIX: &str = "longshore-image-";
 /// After how long containerd drops a lease whose owner died.
 const LEASE_HOURS: i64 = 24;
 /// How long containerd may take to end a transfer that nobody waits for.

@@ -24,6 +24,7 @@
 //! |---|---|---|
 //! | [`fifo`] | makes, opens and removes FIFOs | both |
 //! | `client` | [`Keeper`]: the server's calls; starts and replaces the process | server |
+//! | `look` | what a keeper says of itself, for who only looks | command line |
 //! | `link` | one connection to a keeper: requests out, answers to whom they belong | server |
 //! | [`capture`] | the output of an exec process, up to a limit | server |
 //! | [`pipe`] | pieces out of a FIFO and into one | server |
@@ -102,6 +103,7 @@ mod lanes;
 mod line;
 mod link;
 mod log_file;
+mod look;
 mod output;
 pub mod pipe;
 mod place;
@@ -115,4 +117,5 @@ mod throttle;
 pub use attached::{Attached, ContainerInput, InputEnd};
 pub use client::{Keeper, KeeperOptions};
 pub use line::LINE_BYTES_CAP;
+pub use look::{LookedAt, look};
 pub use protocol::{ContainerIo, KeptIo};

@@ -14,6 +14,7 @@ mod attach;
 mod cni;
 pub mod forward;
 pub mod netns;
+pub mod survey;
 
 use std::path::PathBuf;
 use std::sync::Arc;

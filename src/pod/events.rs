@@ -8,7 +8,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
 use super::{Pods, Recovery};
-use crate::containerd::{Event, ProcessStatus};
+use crate::containerd::{BUILTIN_NAMESPACE, Event, ProcessStatus};
 use crate::error::Result;
 use crate::flow::lock;
 use crate::proto::cri::ContainerState;
@@ -17,8 +17,6 @@ use std::sync::Arc;
 
 /// How many early exits are remembered: more pods are not made at the same time.
 const EARLY_EXITS_MAX: usize = 1024;
-/// The namespace of containerd's own CRI plugin.
-const BUILTIN_NAMESPACE: &str = "k8s.io";
 /// When lost shims are looked for after the start: containerd takes a moment to give up
 /// the calls of a killed server.
 const LOST_SHIM_PAUSES: [Duration; 3] =

@@ -13,20 +13,20 @@ use std::time::Duration;
 use tracing::{info, warn};
 
 use super::Pods;
-use super::run::LEASE_LABEL;
 use super::settle::{Held, may_run};
 use crate::container::{remove_folder, user_of};
 use crate::containerd::{ContainerRecord, Process, ProcessStatus};
 use crate::error::Result;
 use crate::events::Step;
 use crate::flow;
+use crate::ids::is_id;
 use crate::image::is_unfinished_remapping;
 use crate::io::fifo::Fifos;
 use crate::network::netns;
 use crate::proto::cri::ContainerState;
 use crate::spec::annotations::{KIND_CONTAINER, KIND_LABEL, KIND_SANDBOX};
 use crate::state::container::{Status, UNKNOWN_CODE, now};
-use crate::state::record::{self, CREATING_LABEL};
+use crate::state::record::{self, CREATING_LABEL, LEASE_LABEL};
 use crate::state::{Container, Pod, checkpoint, pod};
 
 const SIGKILL: u32 = 9;
@@ -395,11 +395,6 @@ impl Pods {
         }
         Ok(())
     }
-}
-
-/// Our ids are 64 hexadecimal digits; what has another name is not ours to remove.
-fn is_id(name: &str) -> bool {
-    name.len() == 64 && name.bytes().all(|c| c.is_ascii_hexdigit())
 }
 
 pub(super) fn names_in(folder: &Path) -> Vec<String> {

@@ -31,10 +31,7 @@ use crate::proto::cri::{NamespaceMode, PodSandboxConfig, RunPodSandboxRequest};
 use crate::spec::{self, Modes, PauseInput, annotations, gather};
 use crate::state::Pod;
 use crate::state::pod::{Status, UNTRUSTED_HANDLER, is_untrusted};
-use crate::state::record::{self, CREATING_LABEL, SandboxMetadata};
-
-/// Label of a pod's lease: tells ours from others'.
-pub(super) const LEASE_LABEL: &str = "longshore.io/pod";
+use crate::state::record::{self, CREATING_LABEL, LEASE_LABEL, SandboxMetadata};
 
 /// A pod that is being made.
 struct Creation {

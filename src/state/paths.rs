@@ -32,7 +32,7 @@ impl Paths {
         for folder in self.all() {
             std::fs::create_dir_all(&folder).context(|| format!("make folder {folder:?}"))?;
         }
-        let path = self.root.join("lock");
+        let path = self.lock_file();
         let file = File::options().write(true).create(true).truncate(false).open(&path);
         let file = file.context(|| format!("open lock file {path:?}"))?;
         match flock(&file, FlockOperation::NonBlockingLockExclusive) {
@@ -42,6 +42,18 @@ impl Paths {
             }
             Err(error) => Err(error).context(|| format!("lock {path:?}")),
         }
+    }
+
+    /// The folder that survives a reboot.
+    #[must_use]
+    pub fn root(&self) -> &Path {
+        &self.root
+    }
+
+    /// The file that a server holds locked.
+    #[must_use]
+    pub fn lock_file(&self) -> PathBuf {
+        self.root.join("lock")
     }
 
     /// The volatile folder.

@@ -18,6 +18,8 @@ pub const CONTAINER_EXTENSION: &str = "io.cri-containerd.container.metadata";
 /// Label of a pod whose making has not ended: a key of our own. A record that still has
 /// it after a restart is rolled back (design D5).
 pub const CREATING_LABEL: &str = "longshore.io/creating";
+/// Label of a pod's lease: tells ours from others'.
+pub const LEASE_LABEL: &str = "longshore.io/pod";
 
 /// Extension key of what UpdatePodSandboxResources said of a pod. The plugin has it in the
 /// record of containerd's sandbox store, under this key and in this form.

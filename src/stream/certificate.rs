@@ -40,6 +40,17 @@ pub(super) fn acceptor(section: &Stream) -> Result<Option<TlsAcceptor>> {
     Ok(Some(TlsAcceptor::from(Arc::new(config))))
 }
 
+/// The certificate of the configured files, as DER, if there are files.
+///
+/// # Errors
+/// They cannot be read, or do not belong together.
+pub fn configured(section: &Stream) -> Result<Option<Vec<u8>>> {
+    if section.tls_cert_file.as_os_str().is_empty() || acceptor(section)?.is_none() {
+        return Ok(None);
+    }
+    Ok(from_files(section)?.0.first().map(|first| first.to_vec()))
+}
+
 fn from_files(section: &Stream) -> Result<Pair> {
     let (certificate, key) = (&section.tls_cert_file, &section.tls_key_file);
     let chain = CertificateDer::pem_file_iter(certificate)

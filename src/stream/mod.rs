@@ -12,7 +12,7 @@
 //! ```
 //! Nothing runs in a container before its client has come (EXE-10).
 
-mod certificate;
+pub mod certificate;
 mod handle;
 mod inlet;
 mod negotiate;

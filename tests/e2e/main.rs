@@ -9,6 +9,7 @@ mod harness;
 
 mod cdi;
 mod chaos;
+mod check;
 mod choices;
 mod command;
 mod config_import;

@@ -28,6 +28,9 @@ use crate::error::{Context, Result, invalid};
 /// The largest hosts.toml.
 const FILE_BYTES_MAX: u64 = 1 << 20;
 
+/// The most registries of one folder that are looked at where all are.
+const REGISTRIES_MAX: usize = 1024;
+
 /// A server that is asked for images of a registry.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Endpoint {
@@ -115,6 +118,27 @@ pub(super) fn folder_of(folders: &[PathBuf], domain: &str) -> Option<PathBuf> {
         .iter()
         .flat_map(|folder| names.iter().map(move |name| folder.join(name)))
         .find(|folder| folder.is_dir())
+}
+
+/// Reads the `hosts.toml` of every registry, as a pull would: for [`super::read_hosts_files`].
+pub(in crate::image) fn read_all(folders: &[PathBuf]) -> Vec<(PathBuf, Result<usize>)> {
+    let mut read_files = Vec::new();
+    for base in folders {
+        let entries = std::fs::read_dir(base).into_iter().flatten().flatten();
+        let mut registries: Vec<PathBuf> = entries.map(|entry| entry.path()).collect();
+        registries.sort();
+        for folder in registries.into_iter().filter(|folder| folder.is_dir()).take(REGISTRIES_MAX) {
+            let path = folder.join("hosts.toml");
+            let text = match read(&path, FILE_BYTES_MAX) {
+                Err(error) if error.is_not_found() => continue,
+                text => text.and_then(|text| String::from_utf8(text).map_err(|_| invalid("it is not UTF-8"))),
+            };
+            let domain = folder.file_name().unwrap_or_default().to_string_lossy();
+            let servers = text.and_then(|text| file::parse(&text, &domain, &folder)).map(|found| found.len());
+            read_files.push((path, servers));
+        }
+    }
+    read_files
 }
 
 fn folder_names(domain: &str) -> Vec<String> {

@@ -39,6 +39,7 @@ pub(super) use cause::Cause;
 use client::{Client, Clients};
 pub(super) use credentials::{Credentials, Secret};
 use hosts::Endpoint;
+pub(super) use hosts::read_all as read_hosts_files;
 use server::Place;
 pub(super) use server::{Kind, Server};
 pub(super) use tries::{REFUSED, Tries, UNAVAILABLE, with_context};

@@ -221,6 +221,15 @@ impl Cache {
         Ok(names.iter().filter_map(|name| read(&self.results.join(name)).ok().flatten()).collect())
     }
 
+    /// All files, of other users of the cache too, with what stands in those that can be read.
+    ///
+    /// # Errors
+    /// If the folder cannot be read; that it is missing is none.
+    pub(crate) fn survey(&self) -> Result<Vec<(PathBuf, Option<Entry>)>> {
+        let paths = self.names()?.into_iter().map(|name| self.results.join(name));
+        Ok(paths.map(|path| (read(&path).ok().flatten(), path)).map(|(entry, path)| (path, entry)).collect())
+    }
+
     fn names(&self) -> Result<Vec<String>> {
         let entries = match std::fs::read_dir(&self.results) {
             Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Vec::new()),

@@ -282,6 +282,11 @@ impl Plugin {
         Value::Object(raw).to_string().into_bytes()
     }
 
+    /// The plugin that it asks for addresses, if it does.
+    pub(crate) fn ipam(&self) -> Option<&str> {
+        self.raw.get("ipam")?.get("type")?.as_str().filter(|kind| !kind.is_empty())
+    }
+
     /// The parts that libcni knows of a plugin and the whole text, for verbose Status.
     pub(crate) fn describe(&self) -> Value {
         let mut known = Map::new();

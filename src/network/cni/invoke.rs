@@ -117,7 +117,11 @@ impl Plugins {
         &self.directories
     }
 
-    fn find(&self, plugin: &str) -> Result<PathBuf> {
+    /// The binary of `plugin`.
+    ///
+    /// # Errors
+    /// FailedPrecondition where there is none.
+    pub(crate) fn find(&self, plugin: &str) -> Result<PathBuf> {
         let is_file = |path: &PathBuf| std::fs::metadata(path).is_ok_and(|found| found.is_file());
         self.directories.iter().map(|directory| directory.join(plugin)).find(is_file).ok_or_else(|| {
             precondition(format!("there is no plugin {plugin:?} in any of {:?}", self.directories))

@@ -86,6 +86,7 @@ pub(crate) enum Verb {
     Check,
     Status,
     Gc,
+    Version,
 }
 
 impl Verb {
@@ -97,6 +98,7 @@ impl Verb {
             Verb::Check => "CHECK",
             Verb::Status => "STATUS",
             Verb::Gc => "GC",
+            Verb::Version => "VERSION",
         }
     }
 }
@@ -228,6 +230,25 @@ pub(crate) async fn status(plugins: &Plugins, list: &NetworkList, limit: Duratio
             .context(|| format!("CNI STATUS of network {:?}", list.name))?;
     }
     Ok(())
+}
+
+/// The versions that a plugin says it knows. It is asked for nothing else.
+///
+/// # Errors
+/// The plugin's; InvalidArgument for an answer that is none.
+pub(crate) async fn versions(plugins: &Plugins, plugin: &str, limit: Duration) -> Result<Vec<String>> {
+    #[derive(serde::Deserialize)]
+    #[serde(rename_all = "camelCase")]
+    struct Answer {
+        supported_versions: Vec<String>,
+    }
+    let input = serde_json::json!({ "cniVersion": Version::NEWEST.to_string() }).to_string().into_bytes();
+    let endpoint = Endpoint::default();
+    let call = Call { verb: Verb::Version, plugin, network: "", endpoint: &endpoint, input, limit };
+    let output = plugins.call(call).await.map_err(|failure| failure.into_error(plugin))?;
+    serde_json::from_slice(&output)
+        .map(|answer: Answer| answer.supported_versions)
+        .map_err(|error| invalid(format!("plugin {plugin:?} answers VERSION with something else: {error}")))
 }
 
 /// Has all plugins give up what they hold for others than `attachments`, pairs of
