@@ -46,6 +46,7 @@ pub use transfer::{Credentials, Login, TransferPlatform, TransferProgress, Trans
 
 use crate::error::{Error, Kind, Result};
 pub use crate::sys::mount::Mount;
+use crate::telemetry::METERS;
 use wire::Wire;
 
 /// The largest message in either direction, which is containerd's own limit.
@@ -154,7 +155,13 @@ impl Containerd {
         work: impl Future<Output = Result<tonic::Response<T>, tonic::Status>>,
     ) -> Result<T> {
         let begun = std::time::Instant::now();
+        let meter = METERS.containerd_call(call);
         let answered = tokio::time::timeout(limit, work).await;
+        meter.end(match &answered {
+            Ok(Ok(_)) => tonic::Code::Ok,
+            Ok(Err(status)) => status.code(),
+            Err(_) => tonic::Code::DeadlineExceeded,
+        });
         let is_ok = matches!(answered, Ok(Ok(_)));
         tracing::debug!(call, elapsed_us = begun.elapsed().as_micros(), is_ok, "containerd");
         match answered {

@@ -1,8 +1,10 @@
 //! The one tower layer around the channel: namespace header and span for every call.
 
-use std::task::{Context, Poll};
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
 
 use http::{HeaderValue, Request, Response};
+use tonic::Code;
 use tonic::body::Body;
 use tonic::transport::{Channel, Error as TransportError};
 use tower::Service;
@@ -10,6 +12,7 @@ use tracing::Instrument;
 use tracing::instrument::Instrumented;
 
 use crate::error::{Result, invalid};
+use crate::telemetry::traces;
 
 /// The channel with our headers.
 #[derive(Clone)]
@@ -33,7 +36,7 @@ impl Wire {
 impl Service<Request<Body>> for Wire {
     type Response = Response<Body>;
     type Error = TransportError;
-    type Future = Instrumented<<Channel as Service<Request<Body>>>::Future>;
+    type Future = Answer;
 
     fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
         self.channel.poll_ready(context)
@@ -42,7 +45,28 @@ impl Service<Request<Body>> for Wire {
     fn call(&mut self, mut request: Request<Body>) -> Self::Future {
         request.headers_mut().insert("containerd-namespace", self.namespace.clone());
         let span = tracing::debug_span!("containerd", call = request.uri().path());
-        self.channel.call(request).instrument(span)
+        traces::pass_on(&span, request.headers_mut());
+        Answer(self.channel.call(request).instrument(span))
+    }
+}
+
+/// An answer to come, whose code is told to its span.
+pub(super) struct Answer(Instrumented<<Channel as Service<Request<Body>>>::Future>);
+
+impl Future for Answer {
+    type Output = Result<Response<Body>, TransportError>;
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        let answered = ready!(Pin::new(&mut self.0).poll(context));
+        match &answered {
+            // One that has a message tells its code behind that, and it is nearly always OK.
+            Ok(answer) => {
+                let code = answer.headers().get("grpc-status").map(|code| Code::from_bytes(code.as_bytes()));
+                traces::ended(self.0.span(), code.unwrap_or(Code::Ok));
+            }
+            Err(error) => traces::failed(self.0.span(), &error.to_string()),
+        }
+        Poll::Ready(answered)
     }
 }
 
