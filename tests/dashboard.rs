@@ -1,12 +1,11 @@
 //! The dashboard (deploy/grafana-dashboard.json) draws metrics that there are, and all of
-//! them but those that are left out on purpose. Which there are says the code itself; that a
-//! running server serves the same, and which labels they have, other tests say
-//! (tests/e2e/telemetry.rs, src/telemetry/meters/tests.rs).
+//! them but those that are left out on purpose. Which there are says docs/metrics.md; that
+//! the code has exactly these, and a running server serves them, other tests say
+//! (src/telemetry/meters/tests.rs, tests/e2e/telemetry.rs).
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
-use longshore::telemetry::{METERS, Snapshot};
 use serde_json::Value;
 
 /// Metrics that the dashboard does not draw: it says more how long the plugins run, and a
@@ -16,31 +15,35 @@ const NOT_DRAWN: [&str; 1] = ["longshore_cni_plugins_running"];
 /// Labels that Prometheus adds.
 const ADDED: [&str; 2] = ["instance", "le"];
 
-/// Names of samples, with the metric that each belongs to.
-fn samples() -> BTreeMap<String, String> {
-    let mut samples = BTreeMap::new();
-    for line in METERS.text(&Snapshot::default()).lines() {
-        let Some((name, kind)) = line.strip_prefix("# TYPE ").and_then(|typed| typed.split_once(' ')) else {
-            continue;
-        };
-        let ends: &[&str] = match kind {
-            "counter" => &["_total"],
-            "histogram" => &["_bucket", "_sum", "_count"],
-            _ => &[""],
-        };
-        let metric = if kind == "counter" { format!("{name}_total") } else { name.to_owned() };
-        samples.extend(ends.iter().map(|end| (format!("{name}{end}"), metric.clone())));
-    }
-    samples
+/// A metric of docs/metrics.md.
+struct Metric {
+    name: String,
+    kind: String,
+    labels: BTreeSet<String>,
 }
 
-/// The labels of the metrics, as docs/metrics.md has them.
-fn labels() -> BTreeMap<String, BTreeSet<String>> {
+fn metrics() -> Vec<Metric> {
     let text = read("docs/metrics.md");
     let rows = text.lines().filter(|line| line.starts_with("| `longshore_"));
-    let cells = rows.map(|row| row.split('|').map(|cell| cell.trim().replace('`', "")).collect::<Vec<_>>());
-    let words = |text: &str| text.split(", ").filter(|word| !word.is_empty()).map(str::to_owned).collect();
-    cells.map(|cells| (cells[1].clone(), words(&cells[3]))).collect()
+    let metrics: Vec<Metric> = rows
+        .map(|row| {
+            let cells: Vec<String> = row.split('|').map(|cell| cell.trim().replace('`', "")).collect();
+            let labels = cells[3].split(", ").filter(|word| !word.is_empty()).map(str::to_owned).collect();
+            Metric { name: cells[1].clone(), kind: cells[2].clone(), labels }
+        })
+        .collect();
+    assert!(metrics.len() > 20, "{} metrics", metrics.len());
+    metrics
+}
+
+/// Names of samples, with the metric that each belongs to.
+fn samples(metrics: &[Metric]) -> BTreeMap<String, &Metric> {
+    let mut samples = BTreeMap::new();
+    for metric in metrics {
+        let ends: &[&str] = if metric.kind == "histogram" { &["_bucket", "_sum", "_count"] } else { &[""] };
+        samples.extend(ends.iter().map(|end| (format!("{}{end}", metric.name), metric)));
+    }
+    samples
 }
 
 fn read(path: &str) -> String {
@@ -88,33 +91,32 @@ fn labels_in(expression: &str) -> BTreeSet<&str> {
 #[test]
 fn the_dashboard_draws_what_there_is_and_leaves_nothing_out_by_mistake() {
     let dashboard: Value = serde_json::from_str(&read("deploy/grafana-dashboard.json")).expect("JSON");
-    let (samples, labels) = (samples(), labels());
+    let all = metrics();
+    let samples = samples(&all);
     let mut expressions = Vec::new();
     found(&dashboard["panels"], "expr", &mut expressions);
     assert!(expressions.len() > 30, "{} expressions", expressions.len());
     let mut drawn = BTreeSet::new();
     for expression in expressions {
-        let metrics: BTreeSet<&str> = names(expression)
+        let metrics: Vec<&Metric> = names(expression)
             .into_iter()
             .filter(|name| name.starts_with("longshore_"))
-            .map(|name| {
-                samples.get(name).unwrap_or_else(|| panic!("{name} is not served: {expression}")).as_str()
-            })
+            .map(|name| *samples.get(name).unwrap_or_else(|| panic!("{name} is not served: {expression}")))
             .collect();
         assert!(!metrics.is_empty(), "{expression}");
         for label in labels_in(expression) {
-            let is_there = metrics.iter().all(|metric| labels[*metric].contains(label));
+            let is_there = metrics.iter().all(|metric| metric.labels.contains(label));
             assert!(is_there || ADDED.contains(&label), "{label:?}: {expression}");
         }
         // A counter is of use only by how it grows.
-        for metric in metrics.iter().filter(|metric| metric.ends_with("_total")) {
+        for Metric { name, .. } in metrics.iter().filter(|metric| metric.kind == "counter") {
             let grows =
-                ["rate(", "increase("].iter().any(|call| expression.contains(&format!("{call}{metric}")));
+                ["rate(", "increase("].iter().any(|call| expression.contains(&format!("{call}{name}")));
             assert!(grows, "{expression}");
         }
-        drawn.extend(metrics);
+        drawn.extend(metrics.iter().map(|metric| metric.name.as_str()));
     }
-    let all: BTreeSet<&str> = samples.values().map(String::as_str).collect();
+    let all: BTreeSet<&str> = all.iter().map(|metric| metric.name.as_str()).collect();
     let left_out: BTreeSet<&str> = all.difference(&drawn).copied().collect();
     assert_eq!(left_out, BTreeSet::from(NOT_DRAWN));
 }
