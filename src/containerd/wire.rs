@@ -79,3 +79,67 @@ pub(super) fn leased<T>(message: T, lease: Option<&str>) -> tonic::Request<T> {
     }
     request
 }
+
+#[cfg(test)]
+mod tests {
+    use std::convert::Infallible;
+    use std::sync::{Arc, Mutex};
+    use std::time::Duration;
+
+    use http::HeaderMap;
+    use tokio::net::UnixListener;
+    use tokio_stream::wrappers::UnixListenerStream;
+    use tonic::server::NamedService;
+
+    use super::*;
+    use crate::containerd::Containerd;
+    use crate::telemetry::traces::tests::{CALLER, headers, with_traces};
+
+    /// A containerd that keeps the headers of the last call, and refuses it.
+    #[derive(Clone, Default)]
+    struct Peer(Arc<Mutex<HeaderMap>>);
+
+    impl NamedService for Peer {
+        const NAME: &'static str = "containerd.services.version.v1.Version";
+    }
+
+    impl Service<Request<Body>> for Peer {
+        type Response = Response<Body>;
+        type Error = Infallible;
+        type Future = std::future::Ready<Result<Response<Body>, Infallible>>;
+
+        fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+            Poll::Ready(Ok(()))
+        }
+
+        fn call(&mut self, request: Request<Body>) -> Self::Future {
+            self.0.lock().expect("no panic").clone_from(request.headers());
+            std::future::ready(Ok(tonic::Status::not_found("x").into_http()))
+        }
+    }
+
+    #[tokio::test]
+    async fn containerd_is_told_the_namespace_and_the_trace() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let socket = folder.path().join("s");
+        let incoming = UnixListenerStream::new(UnixListener::bind(&socket).expect("it listens"));
+        let peer = Peer::default();
+        let server = tonic::transport::Server::builder().add_service(peer.clone());
+        tokio::spawn(server.serve_with_incoming(incoming));
+        let containerd = Containerd::new(&socket, "here", Duration::from_secs(30)).expect("a client");
+        let ask = async || {
+            containerd.version(Duration::from_secs(30)).await.expect_err("it is refused");
+            let headers = peer.0.lock().expect("no panic").clone();
+            let text = |name: &str| headers.get(name).map(|it| it.to_str().expect("text").to_owned());
+            (text("containerd-namespace"), text("traceparent"))
+        };
+        assert_eq!(ask().await, (Some("here".into()), None));
+        let _traces = with_traces();
+        let call = traces::incoming("Version", &headers(CALLER));
+        let (_, told) = ask().instrument(call).await;
+        let told = told.expect("a trace");
+        // The caller's trace, and a place of the call's own in it.
+        assert_eq!((&told[..36], &told[52..]), (&CALLER[..36], "-01"));
+        assert_ne!(told[36..52], CALLER[36..52]);
+    }
+}

@@ -152,7 +152,7 @@ impl Meters {
     fn plugin(&self, name: &str) -> &'static str {
         let mut known = lock(&self.plugins);
         match known.get(name) {
-            Some(name) => *name,
+            Some(name) => name,
             None if known.len() >= PLUGINS_MAX => OTHER,
             None => {
                 let name: &'static str = name.to_owned().leak();

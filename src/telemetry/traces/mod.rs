@@ -95,4 +95,4 @@ pub fn pass_on(span: &Span, headers: &mut HeaderMap) {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
