@@ -2,7 +2,7 @@
 
 CARGO ?= cargo
 
-.PHONY: build check test test-matrix test-vm demo bench
+.PHONY: build check test test-matrix test-vm chaos demo bench
 
 build:
 	$(CARGO) build --release --locked
@@ -23,9 +23,13 @@ test-matrix:
 	tests/matrix.sh $(SUITE)
 
 # End-to-end tests in a guest with cgroup v2, systemd and AppArmor; NAME=part of a name for
-# some of them. Takes about half an hour.
+# some of them. Takes an hour.
 test-vm:
 	tests/vm/run.sh $(NAME)
+
+# Every step of every call that changes something is cut off, in three ways.
+chaos:
+	tests/chaos.sh
 
 demo:
 	deploy/demo.sh

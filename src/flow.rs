@@ -26,6 +26,7 @@ pub use keyed::{Keyed, KeyedGuard};
 pub use shared::Shared;
 
 use crate::error::{Collected, Error, Result, already_exists, internal, unavailable};
+use crate::points;
 
 /// The longest that all undo steps of one failed call may take together (SVC-33).
 const UNDO_LIMIT: Duration = Duration::from_secs(60);
@@ -114,7 +115,11 @@ impl Undo {
         let end = tokio::time::Instant::now() + UNDO_LIMIT;
         let mut errors = Collected::default();
         while let Some((what, step)) = steps.pop() {
-            let result = tokio::time::timeout_at(end, step())
+            let result = async {
+                points::before(what)?;
+                step().await
+            };
+            let result = tokio::time::timeout_at(end, result)
                 .await
                 .unwrap_or_else(|_| Err(crate::error::deadline("not done in time")));
             errors.push(result.map_err(|error| error.context(format!("undo {what}"))));

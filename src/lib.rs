@@ -13,7 +13,7 @@
 //! | additions to a spec | [`cdi`]: devices of vendors |
 //! | capabilities | [`spec`] (CRI → OCI, pure), [`network`] (CNI), [`io`] (output, logs), [`events`] (who is told what) |
 //! | mechanics | [`containerd`]: the only module that knows containerd's API |
-//! | foundation | [`sys`], [`telemetry`], [`flow`], [`config`], [`ids`], [`glob`], [`error`], [`proto`] |
+//! | foundation | [`sys`], [`telemetry`], [`flow`], [`config`], [`points`] (where tests intervene), [`ids`], [`glob`], [`error`], [`proto`] |
 //!
 //! Start at [`pod`]'s `run.rs` for how a pod is made, at `recover.rs` for what happens on
 //! a restart, at [`flow`] for what happens when a client gives up half-way.
@@ -35,6 +35,7 @@ pub mod image;
 pub mod io;
 pub mod network;
 pub mod pod;
+pub mod points;
 pub mod proto;
 pub mod spec;
 pub mod state;

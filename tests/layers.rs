@@ -28,7 +28,8 @@ const LAYERS: [&[&str]; 14] = [
 ];
 
 /// These know each other, but in no circle.
-const FOUNDATION: [&str; 8] = ["sys", "telemetry", "flow", "config", "ids", "glob", "error", "proto"];
+const FOUNDATION: [&str; 9] =
+    ["sys", "telemetry", "flow", "config", "points", "ids", "glob", "error", "proto"];
 
 /// What would be downwards, but only these names may be used: the edge shows whether
 /// containerd answers, and has no other business with it.

@@ -20,6 +20,7 @@ use crate::error::{Context, Error, Kind, Result, invalid, precondition};
 use crate::flow::{self, Stage, Undo};
 use crate::ids::{self, ContainerId};
 use crate::image::Image;
+use crate::points;
 use crate::proto::cri::{ContainerConfig, ContainerState, CreateContainerRequest};
 use crate::spec::{self, ContainerInput, Modes, Spec, annotations, gather, mounts, paths, process, selinux};
 use crate::state::container::{Status, now};
@@ -270,6 +271,7 @@ impl Containers {
         let features = self.known_features(&creation.handler.name);
         flow::blocking(move || {
             for folder in [&root, &state] {
+                points::before("make a folder of a container")?;
                 std::fs::create_dir_all(folder).context(|| format!("folder {folder:?}"))?;
             }
             let classes = gather::classes::of(&config, &pod, &options)?;

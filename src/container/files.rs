@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use crate::error::{Context, Result};
 use crate::flow;
+use crate::points;
 use crate::sys;
 
 /// How long a folder that is still busy is tried again (SBX-46).
@@ -25,6 +26,7 @@ pub async fn remove_folder(path: &Path) -> Result<()> {
                 return Ok(Ok(()));
             }
             sys::mount::unmount_below(&folder).context(|| format!("folder {folder:?}"))?;
+            points::before("remove a folder")?;
             Ok(std::fs::remove_dir_all(&folder))
         })
         .await?;

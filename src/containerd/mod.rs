@@ -45,6 +45,7 @@ pub use tasks::{ExecRequest, Exit, Process, ProcessStatus, TaskFigures, TaskMetr
 pub use transfer::{Credentials, Login, TransferPlatform, TransferProgress, TransferRequest};
 
 use crate::error::{Error, Kind, Result};
+use crate::points;
 pub use crate::sys::mount::Mount;
 use crate::telemetry::METERS;
 use wire::Wire;
@@ -154,6 +155,7 @@ impl Containerd {
         call: &'static str,
         work: impl Future<Output = Result<tonic::Response<T>, tonic::Status>>,
     ) -> Result<T> {
+        points::before(call)?;
         let begun = std::time::Instant::now();
         let meter = METERS.containerd_call(call);
         let answered = tokio::time::timeout(limit, work).await;
@@ -164,6 +166,7 @@ impl Containerd {
         });
         let is_ok = matches!(answered, Ok(Ok(_)));
         tracing::debug!(call, elapsed_us = begun.elapsed().as_micros(), is_ok, "containerd");
+        points::after(call)?;
         match answered {
             Ok(Ok(response)) => Ok(response.into_inner()),
             Ok(Err(status)) => Err(error::from_status(call, &status)),

@@ -37,6 +37,7 @@ use super::totals::Totals;
 use super::{daemon, fifo, succession};
 use crate::error::{Context, Error, Kind, Result, internal, unavailable};
 use crate::flow::{blocking, limited, lock};
+use crate::points;
 
 /// Pauses between attempts to reach a keeper, doubled each time up to the second.
 const RETRY_PAUSES: (Duration, Duration) = (Duration::from_millis(20), Duration::from_secs(1));
@@ -279,12 +280,11 @@ impl Keeper {
     }
 
     async fn call(&self, start: Start, what: &str, request: &Request) -> Result<Value> {
-        limited(
-            self.0.options.call_limit,
-            &format!("{what} (log keeper)"),
-            self.0.ask(start, || request.clone()),
-        )
-        .await
+        let step = format!("{what} (log keeper)");
+        points::before(&step)?;
+        let done = limited(self.0.options.call_limit, &step, self.0.ask(start, || request.clone())).await;
+        points::after(&step)?;
+        done
     }
 
     fn is_drained(&self, id: &str) -> bool {

@@ -25,11 +25,11 @@ use std::os::unix::net::UnixStream;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
-use std::thread::JoinHandle;
 
 use rustix::event::{EventfdFlags, epoll, eventfd};
 use tracing::error;
 
+use self::crew::{Crew, Workers};
 use super::attachment::{Attachment, Standing};
 use super::fifo;
 use super::gate::Gate;
@@ -60,13 +60,14 @@ const ARMED: epoll::EventFlags = epoll::EventFlags::IN.union(epoll::EventFlags::
 /// Moves container output. Dropping it ends the workers; what is in the FIFOs stays there.
 pub(super) struct Engine {
     shared: Arc<Shared>,
-    workers: Mutex<Vec<JoinHandle<()>>>,
+    workers: Workers,
 }
 
 struct Shared {
     epoll: Arc<OwnedFd>,
     /// Readable when the workers shall end.
     stop: OwnedFd,
+    crew: Mutex<Crew>,
     changed: Arc<OwnedFd>,
     containers: Mutex<HashMap<String, Arc<Container>>>,
     /// Open streams by their mark in the epoll.
@@ -96,6 +97,7 @@ impl Engine {
         let shared = Arc::new(Shared {
             epoll: Arc::new(epoll::create(epoll::CreateFlags::CLOEXEC).context(|| "make an epoll")?),
             stop: new_event()?,
+            crew: Mutex::default(),
             changed: Arc::new(new_event()?),
             containers: Mutex::default(),
             sources: Mutex::default(),
@@ -104,17 +106,12 @@ impl Engine {
             resting: Resting::new()?,
             large_pipes: Arc::new(LargePipes::new()),
         });
-        let stop = epoll::EventData::new_u64(STOP);
-        epoll::add(&shared.epoll, &shared.stop, stop, epoll::EventFlags::IN)
-            .context(|| "watch an eventfd")?;
+        shared.watch_stop(STOP)?;
         let (rested, edge) =
             (epoll::EventData::new_u64(RESTED), epoll::EventFlags::IN | epoll::EventFlags::ET);
         epoll::add(&shared.epoll, shared.resting.timer(), rested, edge).context(|| "watch a timer")?;
-        let engine = Engine { shared, workers: Mutex::default() };
-        for number in 0..workers.max(1) {
-            lock(&engine.workers).push(engine.shared.start_worker(number)?);
-        }
-        Ok(engine)
+        let workers = Workers::start(workers.max(1), &shared)?;
+        Ok(Engine { shared, workers })
     }
 
     /// Begins to move the output of a container. When it returns, the FIFOs are open for
@@ -265,10 +262,7 @@ impl Engine {
 
 impl Drop for Engine {
     fn drop(&mut self) {
-        signal(&self.shared.stop);
-        for worker in lock(&self.workers).drain(..) {
-            let _ = worker.join();
-        }
+        self.workers.join(&self.shared);
     }
 }
 
@@ -288,12 +282,6 @@ impl Container {
 }
 
 impl Shared {
-    fn start_worker(self: &Arc<Shared>, number: usize) -> Result<JoinHandle<()>> {
-        let shared = self.clone();
-        let worker = std::thread::Builder::new().name(format!("log-{number}")).stack_size(256 << 10);
-        worker.spawn(move || shared.work()).context(|| "start a log worker")
-    }
-
     fn container(&self, id: &str) -> Option<Arc<Container>> {
         lock(&self.containers).get(id).cloned()
     }
@@ -338,7 +326,9 @@ impl Shared {
             let flags = event.flags;
             let is_hung_up = flags.intersects(epoll::EventFlags::HUP | epoll::EventFlags::ERR);
             let source = match event.data.u64() {
-                STOP => return,
+                STOP if self.leaves() => return,
+                // Who told it has taken it back.
+                STOP => continue,
                 // It may have hung up: then there is nothing to read, and epoll tells.
                 RESTED => self.resting.take(),
                 mark if mark & ATTACHMENT != 0 => {
@@ -437,6 +427,7 @@ pub(super) fn signal(event: &OwnedFd) {
     let _ = rustix::io::write(event, &1u64.to_ne_bytes());
 }
 
+mod crew;
 mod succession;
 
 #[cfg(test)]

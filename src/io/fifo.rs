@@ -19,6 +19,7 @@ use rustix::fs::{CWD, Mode, mkfifoat};
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Collected, Context, Result, precondition};
+use crate::points;
 
 /// How often a new random folder is tried.
 const ATTEMPTS: usize = 16;
@@ -59,6 +60,7 @@ impl Fifos {
     /// # Errors
     /// Those of the file system; nothing is left behind then.
     pub fn make(state: &Path, container_id: &str, process: &str, wanted: Wanted) -> Result<Fifos> {
+        points::before("make FIFOs")?;
         let container = state.join("containers").join(container_id);
         make_folders(&container, 0o755)?;
         let io = container.join("io");
@@ -125,6 +127,7 @@ impl Fifos {
     /// # Errors
     /// Those of the file system, after all of it was tried.
     pub fn remove(&self) -> Result<()> {
+        points::before("remove FIFOs")?;
         let mut errors = Collected::default();
         for path in self.paths() {
             let removed = gone(std::fs::remove_file(path));

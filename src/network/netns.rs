@@ -9,6 +9,7 @@ use crate::config::Loopback;
 use crate::error::{Context, Result};
 use crate::flow;
 use crate::ids::random_hex;
+use crate::points;
 use crate::sys;
 use crate::sys::userns::IdMaps;
 
@@ -31,6 +32,7 @@ pub async fn create(path: &Path, loopback: Loopback) -> Result<()> {
     let path = path.to_owned();
     sys::netns::on_own_thread(move || {
         prepare(&path)?;
+        points::before("make a network namespace")?;
         sys::netns::create(&path, loopback == Loopback::Internal)
     })
     .await
@@ -53,6 +55,7 @@ pub async fn create_in_user_namespace(
         prepare(&path)?;
         let folder = user_path.parent().unwrap_or(Path::new("/"));
         std::fs::create_dir_all(folder).context(|| format!("create {folder:?}"))?;
+        points::before("make a user and a network namespace")?;
         sys::netns::create_in_user_namespace(&path, &user_path, &maps, loopback == Loopback::Internal)
     })
     .await
@@ -73,7 +76,11 @@ fn prepare(path: &Path) -> Result<()> {
 /// The system's.
 pub async fn remove(path: &Path) -> Result<()> {
     let path = path.to_owned();
-    flow::blocking(move || sys::netns::remove(&path)).await
+    flow::blocking(move || {
+        points::before("remove a network namespace")?;
+        sys::netns::remove(&path)
+    })
+    .await
 }
 
 /// Whether there is a namespace at `path`.

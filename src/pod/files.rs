@@ -6,6 +6,7 @@ use std::path::Path;
 use crate::error::{Context, Result, precondition};
 use crate::flow;
 use crate::ids::PodId;
+use crate::points;
 use crate::proto::cri::{DnsConfig, PodSandboxConfig};
 use crate::state::Paths;
 use crate::sys;
@@ -34,11 +35,13 @@ pub(super) async fn make(request: PodFilesRequest, config: std::sync::Arc<PodSan
         let owner = maps.and_then(|maps| maps.to_host(0, 0));
         let (root, state) = (paths.pod_root(&id), paths.pod_state(&id));
         for folder in [&root, &state] {
+            points::before("make a folder of a pod")?;
             std::fs::create_dir_all(folder).context(|| format!("folder {folder:?}"))?;
         }
         let write = |name: &str, text: &[u8]| {
             let path = root.join(name);
             let what = || format!("file {path:?}");
+            points::before(&format!("write {name}"))?;
             std::fs::write(&path, text).context(what)?;
             match owner {
                 Some((uid, gid)) => chown(&path, Some(uid), Some(gid)).context(what),

@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use crate::error::{Context, Result, precondition};
+use crate::points;
 use crate::proto::cri::ContainerResources;
 
 const NAME: &str = "status";
@@ -76,9 +77,11 @@ pub fn write(dir: &Path, status: &StatusFile) -> Result<()> {
     let what = || format!("status file {path:?}");
     let versioned = StatusFile { version: VERSION.to_owned(), ..status.clone() };
     let text = serde_json::to_vec(&versioned).expect("a status has text keys only");
+    points::before("write a status file")?;
     let mut beside = tempfile::Builder::new().prefix(".status-").tempfile_in(dir).context(what)?;
     beside.write_all(&text).context(what)?;
     beside.as_file().sync_data().context(what)?;
+    points::before("put a status file in place")?;
     beside.persist(&path).map_err(|error| error.error).context(what)?;
     File::open(dir).and_then(|dir| dir.sync_data()).context(what)
 }

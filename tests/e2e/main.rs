@@ -8,6 +8,7 @@
 mod harness;
 
 mod cdi;
+mod chaos;
 mod choices;
 mod command;
 mod config_import;

@@ -2,12 +2,12 @@
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use tracing::error;
 
-use super::{Container, Engine, signal};
-use crate::error::{Context, Result, unavailable};
+use super::{Container, Engine};
+use crate::error::{Context, Result};
 use crate::flow::lock;
 use crate::io::gate::Gate;
 use crate::io::line::Stream;
@@ -18,9 +18,6 @@ use crate::io::source::{Common, Source};
 use crate::io::succession::Bequest;
 use crate::sys::inherit;
 
-/// How often it is looked at whether the workers have ended.
-const PAUSE: Duration = Duration::from_millis(1);
-
 impl Engine {
     /// Lets the workers end with what they have in hand: nothing moves then, until
     /// [`Engine::go_on`].
@@ -28,29 +25,12 @@ impl Engine {
     /// # Errors
     /// Unavailable if one has not ended within `limit`, as when a disk hangs.
     pub(in crate::io) fn halt(&self, limit: Duration) -> Result<()> {
-        signal(&self.shared.stop);
-        let end = Instant::now() + limit;
-        while !lock(&self.workers).iter().all(std::thread::JoinHandle::is_finished) {
-            if Instant::now() > end {
-                return Err(unavailable("the log keeper is held up by a log file"));
-            }
-            std::thread::sleep(PAUSE);
-        }
-        Ok(())
+        self.workers.halt(&self.shared, limit)
     }
 
     /// Goes on after [`Engine::halt`], whether that was done in time or not.
     pub(in crate::io) fn go_on(&self) {
-        let _ = rustix::io::read(&self.shared.stop, &mut [0; 8]);
-        for (number, worker) in lock(&self.workers).iter_mut().enumerate() {
-            if !worker.is_finished() {
-                continue;
-            }
-            match self.shared.start_worker(number) {
-                Ok(new) => *worker = new,
-                Err(error) => error!(%error, "a worker of the log keeper could not be started again"),
-            }
-        }
+        self.workers.go_on(&self.shared);
     }
 
     /// Everything that the next program needs to go on; for an engine that is halted.

@@ -1,6 +1,7 @@
 //! The engine with real FIFOs, files and a writer that opens them as the runc shim does.
 
 mod ends;
+mod halt;
 mod loss;
 mod reopen;
 mod streams;

@@ -22,6 +22,7 @@ use serde_json::{Map, Value};
 
 use super::Endpoint;
 use crate::error::{Context, Result, invalid};
+use crate::points;
 
 /// libcni's name of the format.
 const KIND: &str = "cniCacheV1";
@@ -120,6 +121,7 @@ impl Cache {
     pub(crate) fn write(&self, entry: &Entry) -> Result<()> {
         let unfinished =
             self.results.join(format!("{}{}", unfinished_prefix(&entry.container_id), entry.if_name));
+        points::before("write the CNI cache")?;
         let write = || {
             let bytes = serde_json::to_vec(entry).map_err(std::io::Error::other)?;
             let mut options = std::fs::OpenOptions::new();
@@ -171,6 +173,7 @@ impl Cache {
     /// # Errors
     /// The file system's.
     pub(crate) fn remove_path(&self, path: &Path) -> Result<()> {
+        points::before("delete from the CNI cache")?;
         match std::fs::remove_file(path) {
             Err(error) if error.kind() != ErrorKind::NotFound => {
                 Err(error).context(|| format!("delete {path:?}"))

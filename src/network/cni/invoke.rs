@@ -21,6 +21,7 @@ use tracing::{Instrument, debug, info_span, warn};
 use super::{Endpoint, Verb};
 use crate::error::{Context, Error, Kind, Result, deadline, precondition, unknown};
 use crate::flow;
+use crate::points;
 use crate::telemetry::{METERS, traces};
 
 /// Bytes of a plugin's standard output; a result beyond it is refused.
@@ -144,16 +145,19 @@ impl Plugins {
             network = call.network,
             sandbox = call.endpoint.container,
         );
+        let step = format!("CNI {} {}", call.verb.as_str(), call.plugin);
+        points::before(&step)?;
         let meter = METERS.cni_plugin(call.plugin, call.verb.as_str());
-        let result = self.run(call).instrument(span.clone()).await;
-        if let Err(failure) = &result {
+        let done = self.run(call).instrument(span.clone()).await;
+        if let Err(failure) = &done {
             traces::failed(&span, failure.message());
         }
-        meter.end_as(result.as_ref().err().map(|failure| match failure {
+        meter.end_as(done.as_ref().err().map(|failure| match failure {
             Failure::Plugin(_) => Kind::Unknown,
             Failure::Host(error) => error.kind(),
         }));
-        result
+        points::after(&step)?;
+        done
     }
 
     async fn run(&self, call: Call<'_>) -> Result<Vec<u8>, Failure> {

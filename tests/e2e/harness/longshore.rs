@@ -90,6 +90,7 @@ impl Longshore {
         std::fs::write(self.config_file(), self.config.to_string()).expect("a configuration");
         let mut serve = command(Longshore::program());
         serve.args(["serve", "--config"]).arg(self.config_file()).env("PATH", &self.search_path);
+        serve.env("LONGSHORE_POINTS", self.place.path("points"));
         let process = Process::start("longshore", serve, &self.place.path("l.log"));
         assert!(self.process.lock().expect("no panic").replace(process).is_none(), "longshore runs already");
     }

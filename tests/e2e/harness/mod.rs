@@ -20,6 +20,8 @@
 //! | `LONGSHORE_TEST_LOG` | the log level of longshore; debug |
 //! | `LONGSHORE_TEST_CGROUP_DRIVER` | `cgroupfs` or `systemd`, of servers and cgroup parents; cgroupfs |
 //! | `LONGSHORE_TEST_PATIENCE` | how many times as long as usual everything may take; 1 |
+//! | `LONGSHORE_TEST_CHAOS` | how many points of each call are tried: a number (1) or `all` |
+//! | `LONGSHORE_TEST_SEED` | what chance begins with |
 //! | `LONGSHORE_TEST_EVENT_CONTAINERS` | how many containers live for the subscribers of events; 12 |
 
 mod beside;

@@ -106,6 +106,11 @@ impl Node {
         leaks::assert_none("after the end of containerd", async || traces.at_the_end()).await;
     }
 
+    /// With all pods removed nothing may be left of them; `what` says of what.
+    pub(crate) async fn assert_nothing_left(&self, what: &str) {
+        leaks::assert_none(what, async || self.leftovers().await).await;
+    }
+
     /// What there is of pods now: on the machine, and in containerd.
     pub(crate) async fn leftovers(&self) -> Vec<String> {
         let mut found = self.traces().on_the_machine();
