@@ -18,9 +18,9 @@ use tracing_subscriber::registry::{LookupSpan, Registry};
 use super::context::Context;
 use super::otlp::{self, KeyValue, Kind, Value};
 
-/// The most fields of a span, and the most bytes of one.
+/// The most fields of a span, and the most bytes of a text.
 const FIELDS_MAX: usize = 16;
-const FIELD_BYTES_MAX: usize = 512;
+const TEXT_BYTES_MAX: usize = 512;
 /// The code of a status that says: an error.
 const ERROR: i32 = 2;
 /// The fields that say more than a span's own name.
@@ -61,7 +61,7 @@ impl Traced {
     pub(super) fn end(&mut self, failed: Option<&str>) {
         if let Some(told) = &mut self.told {
             told.end_time_unix_nano = now();
-            told.status = failed.map(|why| otlp::Status { message: why.to_owned(), code: ERROR });
+            told.status = failed.map(|why| otlp::Status { message: beginning(why).to_owned(), code: ERROR });
         }
     }
 }
@@ -134,15 +134,12 @@ impl Fields<'_> {
 
 impl Visit for Fields<'_> {
     fn record_str(&mut self, field: &Field, value: &str) {
-        let mut end = value.len().min(FIELD_BYTES_MAX);
-        while !value.is_char_boundary(end) {
-            end -= 1;
-        }
+        let value = beginning(value);
         if NAMING.contains(&field.name()) {
             self.0.name.push(' ');
-            self.0.name.push_str(&value[..end]);
+            self.0.name.push_str(value);
         }
-        self.push(field, Value::Text(value[..end].to_owned()));
+        self.push(field, Value::Text(value.to_owned()));
     }
 
     fn record_i64(&mut self, field: &Field, value: i64) {
@@ -160,6 +157,15 @@ impl Visit for Fields<'_> {
     fn record_debug(&mut self, field: &Field, value: &dyn Debug) {
         self.record_str(field, &format!("{value:?}"));
     }
+}
+
+/// So much of a text as is told: plugins and runtimes may say a lot.
+fn beginning(text: &str) -> &str {
+    let mut end = text.len().min(TEXT_BYTES_MAX);
+    while !text.is_char_boundary(end) {
+        end -= 1;
+    }
+    &text[..end]
 }
 
 /// Nanoseconds since the epoch.

@@ -98,6 +98,20 @@ fn what_there_is_no_room_for_is_lost_and_nobody_waits() {
     assert!(spans.try_recv().is_ok() && spans.try_recv().is_ok() && spans.try_recv().is_err());
 }
 
+#[test]
+fn long_texts_are_cut() {
+    let (mut spans, _guard) = gather(2);
+    let call = incoming("Version", &headers(CALLER));
+    call.in_scope(|| {
+        let text = "ä".repeat(1000);
+        let inner = tracing::info_span!("cni", plugin = text);
+        failed(&inner, &format!("x{text}"));
+    });
+    let cni = spans.try_recv().expect("a span");
+    assert_eq!(cni.status.map(|status| status.message.len()), Some(511));
+    assert_eq!(cni.attributes, [otlp::KeyValue::new("plugin", otlp::Value::Text("ä".repeat(256)))]);
+}
+
 /// Neither a collector that is not there nor one that says nothing holds up the end.
 #[tokio::test]
 async fn the_exporter_ends_whatever_the_collector_does() {
