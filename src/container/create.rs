@@ -250,6 +250,11 @@ impl Containers {
         let paths = selinux::to_relabel(&config.mounts, &gathered.mounts, &files, &gathered.volumes);
         self.relabel(paths, &creation.labels).await?;
         stage.set("recording");
+        {
+            let (containerd, id) = (self.containerd.clone(), id.clone());
+            // It may be there though containerd's answer is an error, or none.
+            undo.push("record", move || async move { containerd.delete_container(id.as_str()).await });
+        }
         let container = self.record(&creation, name, &oci, &root).await?;
         self.store.add_container(container.clone());
         self.tell(&container);

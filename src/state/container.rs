@@ -11,8 +11,8 @@
 //! publishes. `starting` and `removing` are marks of this process alone.
 
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
 
 use tokio::sync::{Mutex, watch};
 use tracing::error;
@@ -139,6 +139,9 @@ pub struct Container {
     pub operation: Mutex<()>,
     /// What subscribers know of it.
     pub told: Told,
+    /// Its first process as the spec has it, JSON, once somebody has asked for it: nothing
+    /// changes it, and probes ask every few seconds (EXE-06).
+    pub process: OnceLock<Box<[u8]>>,
     status: watch::Sender<Status>,
     /// Serialises changes: compute, write, publish.
     changing: Mutex<()>,
@@ -162,6 +165,7 @@ impl Container {
             user,
             operation: Mutex::default(),
             told: Told::default(),
+            process: OnceLock::new(),
             status: watch::Sender::new(status),
             changing: Mutex::default(),
             dir,

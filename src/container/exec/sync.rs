@@ -78,9 +78,7 @@ impl Containers {
         args: Vec<String>,
         tty: bool,
     ) -> Result<Vec<u8>> {
-        let record = self.containerd.container(container.id.as_str()).await?;
-        let spec = spec::parse(&record.spec, container.id.as_str())?;
-        let mut process: Process = spec.process.unwrap_or_default();
+        let mut process = self.process_of(container).await?;
         process.args = args;
         process.terminal = tty;
         if tty {
@@ -89,6 +87,20 @@ impl Containers {
         serde_json::to_vec(&process)
             .map_err(|error| crate::error::internal(error.to_string()))
             .context(|| "process of the exec")
+    }
+
+    /// The container's own process; containerd is asked for it once.
+    async fn process_of(&self, container: &Container) -> Result<Process> {
+        let broken = |error: serde_json::Error| crate::error::internal(error.to_string());
+        if let Some(json) = container.process.get() {
+            return serde_json::from_slice(json).map_err(broken);
+        }
+        let id = container.id.as_str();
+        let record = self.containerd.container(id).await?;
+        let process = spec::parse(&record.spec, id)?.process.unwrap_or_default();
+        let json = serde_json::to_vec(&process).map_err(broken)?;
+        container.process.get_or_init(|| json.into());
+        Ok(process)
     }
 }
 
