@@ -12,7 +12,7 @@ check:
 	tests/setup.sh
 	$(CARGO) fmt --check
 	$(CARGO) clippy --all-targets --locked -- -D warnings
-	$(CARGO) test --locked --test layers --test deps
+	$(CARGO) test --locked --test layers --test deps --test dashboard
 
 # All tests, on this machine's containerd.
 test:

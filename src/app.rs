@@ -12,7 +12,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, bail};
-use tokio::net::{UnixListener, UnixStream};
+use tokio::net::{TcpListener, UnixListener, UnixStream};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::UnixListenerStream;
@@ -21,7 +21,7 @@ use tracing::{info, warn};
 
 use crate::admin::{self, Admin};
 use crate::cdi::Cdi;
-use crate::config::{Config, Overrides};
+use crate::config::{Config, MetricsAddress, Overrides};
 use crate::container::{self, Containers};
 use crate::containerd::Containerd;
 use crate::cri::Cri;
@@ -36,7 +36,8 @@ use crate::state::{Paths, Store};
 use crate::stream::Streaming;
 use crate::sys::apparmor::Support;
 use crate::sys::socket::Address;
-use crate::telemetry::LogControl;
+use crate::telemetry::traces::Exporter;
+use crate::telemetry::{LogControl, endpoint};
 
 /// How long the start waits for containerd before it serves without.
 const CONTAINERD_WAIT: Duration = Duration::from_secs(5);
@@ -57,7 +58,12 @@ pub struct Serve {
 /// # Errors
 /// What makes the start impossible: the socket is in use, containerd's own plugin is
 /// active, a folder cannot be made.
-pub async fn serve(request: Serve, config: Config, log: LogControl) -> anyhow::Result<()> {
+pub async fn serve(
+    request: Serve,
+    config: Config,
+    log: LogControl,
+    exporter: Option<Exporter>,
+) -> anyhow::Result<()> {
     // First of all: a signal that comes while the server starts must not kill it.
     let mut signals = Signals::new()?;
     let config = Arc::new(config);
@@ -67,6 +73,7 @@ pub async fn serve(request: Serve, config: Config, log: LogControl) -> anyhow::R
     let _root = paths.claim()?;
     let pods = build(config.clone(), paths, flow.clone()).await?;
     let mut background = start_background(&pods, &stop);
+    background.0.extend(exporter.map(|exporter| tokio::spawn(exporter.run(stop.clone()))));
 
     wait_until_known(&pods).await?;
     let listener = bind(&config.file.server.listen, 0o660).await?;
@@ -76,6 +83,9 @@ pub async fn serve(request: Serve, config: Config, log: LogControl) -> anyhow::R
     background.0.push(tokio::spawn(admin));
     let (streaming, streams) = Streaming::bind(&config, pods.clone()).await?;
     background.0.push(tokio::spawn(streaming.clone().serve(streams, stop.clone())));
+    if let Some(metrics) = serve_metrics(&config, &pods, &stop).await? {
+        background.0.push(metrics);
+    }
     let cri = Cri::new(pods.clone(), streaming);
     let serving = tonic::transport::Server::builder()
         .add_service(cri.runtime_server())
@@ -97,7 +107,11 @@ pub async fn serve(request: Serve, config: Config, log: LogControl) -> anyhow::R
     if tokio::time::timeout(limit, serving).await.is_err() {
         warn!("connections were still open at the end of the shutdown limit");
     }
-    for socket in [&config.file.server.listen, &admin_socket] {
+    let metrics_socket = match &config.metrics {
+        Some(MetricsAddress::Unix(path)) => Some(path),
+        _ => None,
+    };
+    for socket in [&config.file.server.listen, &admin_socket].into_iter().chain(metrics_socket) {
         let _ = std::fs::remove_file(socket);
     }
     Ok(())
@@ -191,6 +205,36 @@ async fn wait_until_known(pods: &Pods) -> anyhow::Result<()> {
             Ok(())
         }
     }
+}
+
+/// Serves the server's own metrics, where the configuration says so.
+async fn serve_metrics(
+    config: &Config,
+    pods: &Pods,
+    stop: &CancellationToken,
+) -> anyhow::Result<Option<tokio::task::JoinHandle<()>>> {
+    let listener = match &config.metrics {
+        None => return Ok(None),
+        Some(MetricsAddress::Unix(path)) => {
+            info!(socket = ?path, "serving metrics");
+            endpoint::Listener::Unix(bind(path, 0o660).await?)
+        }
+        Some(MetricsAddress::Tcp(address)) => {
+            let listener = TcpListener::bind(address).await.with_context(|| format!("bind {address}"))?;
+            let address = listener.local_addr()?;
+            info!(%address, "serving metrics");
+            if !address.ip().is_loopback() {
+                warn!(%address, "whoever reaches this address may read the metrics");
+            }
+            endpoint::Listener::Tcp(listener)
+        }
+    };
+    let pods = pods.clone();
+    let look: endpoint::Look = Arc::new(move || {
+        let pods = pods.clone();
+        Box::pin(async move { admin::figures(&pods).await })
+    });
+    Ok(Some(tokio::spawn(endpoint::serve(listener, look, stop.clone()))))
 }
 
 /// Binds a socket. A stale one is replaced, a living one never (SVC-02).

@@ -8,6 +8,7 @@
 //! | `GET /v1/pulls` | the pulls that run: a list of [`crate::image::PullState`] |
 
 pub mod client;
+mod figures;
 
 use std::convert::Infallible;
 use std::path::{Path, PathBuf};
@@ -25,6 +26,8 @@ use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
+
+pub use figures::figures;
 
 use crate::image::Images;
 

@@ -34,6 +34,10 @@ pub struct File {
     pub stream: Stream,
     /// Images.
     pub image: Image,
+    /// The server's own metrics.
+    pub metrics: Metrics,
+    /// What was done for a call, for a collector of traces.
+    pub traces: Traces,
     /// OCI runtimes.
     pub runtime: Runtimes,
 }
@@ -217,6 +221,24 @@ pub struct Image {
     pub pinned: Vec<String>,
 }
 
+/// `[metrics]`
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Metrics {
+    /// Where Prometheus reads them: `unix://PATH` or `IP:PORT`; empty means nowhere.
+    pub address: String,
+}
+
+/// `[traces]`
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Traces {
+    /// The collector's address, which takes OTLP over gRPC; empty means no traces.
+    pub endpoint: String,
+    /// The share of the calls that come without a trace for which one is kept, 0 to 1.
+    pub sampling_ratio: f64,
+}
+
 /// `[runtime]`
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -288,6 +310,8 @@ impl Default for File {
             container: ContainerSection::default(),
             stream: Stream::default(),
             image: Image::default(),
+            metrics: Metrics::default(),
+            traces: Traces::default(),
             runtime: Runtimes::default(),
         }
     }
@@ -406,6 +430,12 @@ impl Default for Image {
             unpack: "auto".into(),
             pinned: Vec::new(),
         }
+    }
+}
+
+impl Default for Traces {
+    fn default() -> Traces {
+        Traces { endpoint: String::new(), sampling_ratio: 1.0 }
     }
 }
 

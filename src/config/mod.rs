@@ -11,6 +11,7 @@ mod locate;
 mod proxies;
 mod rdt;
 pub mod runtimes;
+mod telemetry;
 
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -24,6 +25,7 @@ pub use imported::{ImportedHost, ImportedRegistries};
 pub use proxies::Proxies;
 pub use rdt::{RdtClass, RdtClasses};
 pub use runtimes::{CgroupDriver, Handler, NetworkOrder};
+pub use telemetry::{MetricsAddress, TracesConfig};
 
 /// The lowest limit of how fast containers log, where there is one.
 const LOG_RATE_MIN: u64 = 1 << 10;
@@ -101,6 +103,10 @@ pub struct Config {
     pub block_io: Option<BlockIoClasses>,
     /// Who may choose which class of RDT.
     pub rdt: RdtClasses,
+    /// Where the server's own metrics are served; none for nowhere.
+    pub metrics: Option<MetricsAddress>,
+    /// Where traces are sent; none for nowhere.
+    pub traces: Option<TracesConfig>,
 }
 
 /// `[log]`, validated.
@@ -273,6 +279,8 @@ impl Config {
             .map(|(name, typed)| Handler::new(name, typed, &file.image.snapshotter, driver))
             .collect::<Result<Vec<_>, _>>()?;
         let (block_io, rdt) = classes(&file.container)?;
+        let metrics = telemetry::metrics_address(&file.metrics.address)?;
+        let traces = telemetry::traces(&file.traces)?;
         let default_handler = file.runtime.default.clone();
         if !handlers.iter().any(|handler| handler.name == default_handler) {
             return Err(problem(
@@ -293,6 +301,8 @@ impl Config {
             unpacking,
             block_io,
             rdt,
+            metrics,
+            traces,
             file,
         })
     }
@@ -498,6 +508,10 @@ mod tests {
             (
                 "[container]\nlog_bytes_per_second_max = 10\n",
                 "f.toml:2: container.log_bytes_per_second_max: must be 0 or at least 1024",
+            ),
+            (
+                "[metrics]\naddress = \":9464\"\n",
+                "f.toml:2: metrics.address: \":9464\" must be unix:// and a path, or an IP address",
             ),
             ("[image]\nunpack = \"x\"\n", "f.toml:2: image.unpack: must be \"auto\""),
             ("root = \"here\"\n", "f.toml:1: root: \"here\" must be an absolute path"),

@@ -48,6 +48,7 @@ pub use transfer::{Credentials, Login, TransferPlatform, TransferProgress, Trans
 use crate::error::{Error, Kind, Result};
 use crate::points;
 pub use crate::sys::mount::Mount;
+use crate::telemetry::METERS;
 use wire::Wire;
 
 /// The largest message in either direction, which is containerd's own limit.
@@ -157,7 +158,13 @@ impl Containerd {
     ) -> Result<T> {
         points::before(call)?;
         let begun = std::time::Instant::now();
+        let meter = METERS.containerd_call(call);
         let answered = tokio::time::timeout(limit, work).await;
+        meter.end(match &answered {
+            Ok(Ok(_)) => tonic::Code::Ok,
+            Ok(Err(status)) => status.code(),
+            Err(_) => tonic::Code::DeadlineExceeded,
+        });
         let is_ok = matches!(answered, Ok(Ok(_)));
         tracing::debug!(call, elapsed_us = begun.elapsed().as_micros(), is_ok, "containerd");
         points::after(call)?;

@@ -33,6 +33,7 @@ use super::streaming::Stream;
 use super::wire::leased;
 use crate::error::{Error, Kind, Result};
 use crate::proto::MASKED;
+use crate::telemetry::METERS;
 
 /// How long the last progress of a transfer that has ended is waited for.
 const LAST_PROGRESS_LIMIT: Duration = Duration::from_secs(10);
@@ -146,10 +147,12 @@ impl Containerd {
         let message = request.message(questions.as_ref().map(|(stream, _)| stream.id()), told.id());
         let reader = readers.spawn(read(told, progress));
         let mut client = TransferClient::new(self.wire.clone());
+        let meter = METERS.containerd_call(CALL);
         let ended = tokio::select! {
             ended = client.transfer(leased(message, Some(request.lease))) => ended,
             never = answer(questions) => match never {},
         };
+        meter.end(ended.as_ref().err().map_or(tonic::Code::Ok, tonic::Status::code));
         ended.map_err(|status| from_status(CALL, &status))?;
         if tokio::time::timeout(LAST_PROGRESS_LIMIT, reader).await.is_err() {
             debug!("the progress of a transfer that has ended goes on");

@@ -1,8 +1,10 @@
 //! The one tower layer around the channel: namespace header and span for every call.
 
-use std::task::{Context, Poll};
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
 
 use http::{HeaderValue, Request, Response};
+use tonic::Code;
 use tonic::body::Body;
 use tonic::transport::{Channel, Error as TransportError};
 use tower::Service;
@@ -10,6 +12,7 @@ use tracing::Instrument;
 use tracing::instrument::Instrumented;
 
 use crate::error::{Result, invalid};
+use crate::telemetry::traces;
 
 /// The channel with our headers.
 #[derive(Clone)]
@@ -33,7 +36,7 @@ impl Wire {
 impl Service<Request<Body>> for Wire {
     type Response = Response<Body>;
     type Error = TransportError;
-    type Future = Instrumented<<Channel as Service<Request<Body>>>::Future>;
+    type Future = Answer;
 
     fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
         self.channel.poll_ready(context)
@@ -42,7 +45,28 @@ impl Service<Request<Body>> for Wire {
     fn call(&mut self, mut request: Request<Body>) -> Self::Future {
         request.headers_mut().insert("containerd-namespace", self.namespace.clone());
         let span = tracing::debug_span!("containerd", call = request.uri().path());
-        self.channel.call(request).instrument(span)
+        traces::pass_on(&span, request.headers_mut());
+        Answer(self.channel.call(request).instrument(span))
+    }
+}
+
+/// An answer to come, whose code is told to its span.
+pub(super) struct Answer(Instrumented<<Channel as Service<Request<Body>>>::Future>);
+
+impl Future for Answer {
+    type Output = Result<Response<Body>, TransportError>;
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        let answered = ready!(Pin::new(&mut self.0).poll(context));
+        match &answered {
+            // One that has a message tells its code behind that, and it is nearly always OK.
+            Ok(answer) => {
+                let code = answer.headers().get("grpc-status").map(|code| Code::from_bytes(code.as_bytes()));
+                traces::ended(self.0.span(), code.unwrap_or(Code::Ok));
+            }
+            Err(error) => traces::failed(self.0.span(), &error.to_string()),
+        }
+        Poll::Ready(answered)
     }
 }
 
@@ -54,4 +78,68 @@ pub(super) fn leased<T>(message: T, lease: Option<&str>) -> tonic::Request<T> {
         request.metadata_mut().insert("containerd-lease", value);
     }
     request
+}
+
+#[cfg(test)]
+mod tests {
+    use std::convert::Infallible;
+    use std::sync::{Arc, Mutex};
+    use std::time::Duration;
+
+    use http::HeaderMap;
+    use tokio::net::UnixListener;
+    use tokio_stream::wrappers::UnixListenerStream;
+    use tonic::server::NamedService;
+
+    use super::*;
+    use crate::containerd::Containerd;
+    use crate::telemetry::traces::tests::{CALLER, headers, with_traces};
+
+    /// A containerd that keeps the headers of the last call, and refuses it.
+    #[derive(Clone, Default)]
+    struct Peer(Arc<Mutex<HeaderMap>>);
+
+    impl NamedService for Peer {
+        const NAME: &'static str = "containerd.services.version.v1.Version";
+    }
+
+    impl Service<Request<Body>> for Peer {
+        type Response = Response<Body>;
+        type Error = Infallible;
+        type Future = std::future::Ready<Result<Response<Body>, Infallible>>;
+
+        fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+            Poll::Ready(Ok(()))
+        }
+
+        fn call(&mut self, request: Request<Body>) -> Self::Future {
+            self.0.lock().expect("no panic").clone_from(request.headers());
+            std::future::ready(Ok(tonic::Status::not_found("x").into_http()))
+        }
+    }
+
+    #[tokio::test]
+    async fn containerd_is_told_the_namespace_and_the_trace() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let socket = folder.path().join("s");
+        let incoming = UnixListenerStream::new(UnixListener::bind(&socket).expect("it listens"));
+        let peer = Peer::default();
+        let server = tonic::transport::Server::builder().add_service(peer.clone());
+        tokio::spawn(server.serve_with_incoming(incoming));
+        let containerd = Containerd::new(&socket, "here", Duration::from_secs(30)).expect("a client");
+        let ask = async || {
+            containerd.version(Duration::from_secs(30)).await.expect_err("it is refused");
+            let headers = peer.0.lock().expect("no panic").clone();
+            let text = |name: &str| headers.get(name).map(|it| it.to_str().expect("text").to_owned());
+            (text("containerd-namespace"), text("traceparent"))
+        };
+        assert_eq!(ask().await, (Some("here".into()), None));
+        let _traces = with_traces();
+        let call = traces::incoming("Version", &headers(CALLER));
+        let (_, told) = ask().instrument(call).await;
+        let told = told.expect("a trace");
+        // The caller's trace, and a place of the call's own in it.
+        assert_eq!((&told[..36], &told[52..]), (&CALLER[..36], "-01"));
+        assert_ne!(told[36..52], CALLER[36..52]);
+    }
 }

@@ -2,6 +2,7 @@
 
 mod deadline;
 mod image;
+mod metered;
 mod node;
 mod runtime;
 pub mod status;
@@ -17,6 +18,7 @@ use tonic::{Response, Status};
 use tracing::{Instrument, debug, info};
 
 pub use self::deadline::Deadline;
+pub use self::metered::Metered;
 use crate::config::Config;
 use crate::error::{Result, internal, unavailable};
 use crate::pod::{Pods, Recovery};
@@ -50,16 +52,18 @@ impl Cri {
 
     /// The RuntimeService.
     #[must_use]
-    pub fn runtime_server(&self) -> Deadline<RuntimeServiceServer<Cri>> {
+    pub fn runtime_server(&self) -> Metered<Deadline<RuntimeServiceServer<Cri>>> {
         let server = RuntimeServiceServer::new(self.clone());
-        Deadline(server.max_decoding_message_size(REQUEST_BYTES_MAX).max_encoding_message_size(usize::MAX))
+        let server = server.max_decoding_message_size(REQUEST_BYTES_MAX);
+        Metered(Deadline(server.max_encoding_message_size(usize::MAX)))
     }
 
     /// The ImageService.
     #[must_use]
-    pub fn image_server(&self) -> Deadline<ImageServiceServer<Cri>> {
+    pub fn image_server(&self) -> Metered<Deadline<ImageServiceServer<Cri>>> {
         let server = ImageServiceServer::new(self.clone());
-        Deadline(server.max_decoding_message_size(REQUEST_BYTES_MAX).max_encoding_message_size(usize::MAX))
+        let server = server.max_decoding_message_size(REQUEST_BYTES_MAX);
+        Metered(Deadline(server.max_encoding_message_size(usize::MAX)))
     }
 
     /// Fails before everything is known (SVC-07).

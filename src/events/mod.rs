@@ -161,6 +161,12 @@ impl Events {
         Ok(Subscription::new(inner.kept.take(), ring))
     }
 
+    /// How many subscribe now.
+    #[must_use]
+    pub fn subscribers(&self) -> usize {
+        lock(&self.0).ring.as_ref().map_or(0, broadcast::Sender::receiver_count)
+    }
+
     /// Ends all subscriptions: the server stops.
     pub fn close(&self) {
         lock(&self.0).ring = None;

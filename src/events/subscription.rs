@@ -9,6 +9,7 @@ use tokio::sync::broadcast::error::RecvError;
 
 use crate::error::{Result, exhausted, internal, unavailable};
 use crate::proto::cri::ContainerEventResponse;
+use crate::telemetry::METERS;
 
 /// A subscription to all events. It ends with an error.
 pub struct Subscription {
@@ -36,6 +37,7 @@ impl Subscription {
                 Ok(event) => Arc::unwrap_or_clone(event),
                 Err(RecvError::Lagged(lost)) => {
                     let sent = self.sent;
+                    METERS.events_lost(lost);
                     return Err(exhausted(format!(
                         "the subscriber is too slow: {lost} events were lost after {sent} were sent; \
                          subscribe again, and list"

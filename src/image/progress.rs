@@ -17,6 +17,7 @@ use tracing::info;
 use crate::containerd::Descriptor;
 use crate::error::{Error, deadline};
 use crate::flow::lock;
+use crate::telemetry::METERS;
 
 /// The most layers that an error names.
 const LAYERS_NAMED_MAX: usize = 3;
@@ -151,7 +152,9 @@ impl Progress {
         layer.size = layer.size.max(size);
         layer.state = layer.state.max(state);
         if let Some(bytes) = fetched {
-            self.received.fetch_add(bytes.saturating_sub(layer.received_bytes), Ordering::Relaxed);
+            let new = bytes.saturating_sub(layer.received_bytes);
+            self.received.fetch_add(new, Ordering::Relaxed);
+            METERS.pull_received(new);
             layer.received_bytes = layer.received_bytes.max(bytes);
         } else if state >= LayerState::Downloaded {
             layer.received_bytes = layer.size;
@@ -161,6 +164,7 @@ impl Progress {
     /// A registry sent bytes.
     pub(super) fn received(&self, bytes: u64) {
         self.received.fetch_add(bytes, Ordering::Relaxed);
+        METERS.pull_received(bytes);
         let mut silence = lock(&self.silence);
         silence.before = Duration::ZERO;
         silence.since = (silence.open > 0).then(Instant::now);

@@ -20,9 +20,10 @@ use super::tree::{self, Source, Tree};
 use super::unpack::Unpack;
 use super::work::Work;
 use crate::containerd::{Descriptor, ImageRecord};
-use crate::error::{Result, canceled};
+use crate::error::{Error, Result, canceled};
 use crate::flow::Flow;
 use crate::proto::cri;
+use crate::telemetry::METERS;
 
 /// What is pulled.
 #[derive(Debug)]
@@ -72,7 +73,7 @@ impl Task {
     async fn run_until(self, stop: CancellationToken) -> Result<String> {
         let Images(inner) = &self.images;
         let reference = &self.reference;
-        let started = Instant::now();
+        let (started, meter) = (Instant::now(), METERS.pull());
         let progress = Arc::new(Progress::new(&reference.to_string(), &self.snapshotter));
         let _listed = inner.running.list(progress.clone());
         let work = inner.leases.begin(&inner.containerd).await?;
@@ -84,6 +85,7 @@ impl Task {
         };
         // The transfers have ended here: what they left can be taken away.
         work.end(&result).await;
+        meter.end_as(result.as_ref().err().map(Error::kind));
         let seconds = started.elapsed().as_secs_f32();
         match &result {
             Ok(id) => info!(%reference, id, seconds, bytes = progress.received_bytes(), "pulled an image"),

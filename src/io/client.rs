@@ -33,6 +33,7 @@ use super::pipe::InputPipe;
 use super::protocol::{
     Added, ContainerIo, Drained, Hello, KeptIo, List, PROTOCOL, PROTOCOL_WITH_RATES, Request,
 };
+use super::totals::Totals;
 use super::{daemon, fifo, succession};
 use crate::error::{Context, Error, Kind, Result, internal, unavailable};
 use crate::flow::{blocking, limited, lock};
@@ -267,6 +268,15 @@ impl Keeper {
             Err(error) if error.is_not_found() => Ok(Vec::new()),
             Err(error) => Err(error),
         }
+    }
+
+    /// What has become of the output of all containers since the keeper's start.
+    ///
+    /// # Errors
+    /// NotFound without a keeper; Unimplemented if it is of an older version; Unavailable or
+    /// DeadlineExceeded when it does not answer.
+    pub async fn totals(&self) -> Result<Totals> {
+        read(self.call(Start::WhenNeeded, "totals", &Request::Totals).await?)
     }
 
     async fn call(&self, start: Start, what: &str, request: &Request) -> Result<Value> {

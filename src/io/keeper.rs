@@ -34,6 +34,7 @@ use super::lanes::Lanes;
 use super::place::Place;
 use super::protocol::{self, Added, Drained, Hello, KeptIo, List, Request};
 use super::succession;
+use super::totals::COUNTED;
 use crate::error::{Context, Error, Result, internal, invalid, not_found, precondition, unavailable};
 use crate::sys::signal::Signals;
 
@@ -311,6 +312,7 @@ impl Keeper {
                 let containers = self.engine.list();
                 self.answer(connection, seq, to_value(&List { containers }));
             }
+            Request::Totals => self.answer(connection, seq, to_value(&COUNTED.totals())),
             Request::WaitDrained { id, limit_ms } => {
                 let limit = Duration::from_millis(limit_ms).min(WAIT_LIMIT);
                 self.waits.push(Wait { connection, seq, id, until: Instant::now() + limit });

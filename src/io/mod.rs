@@ -47,6 +47,7 @@
 //! | `line` | bytes to entries of the CRI log format, pure | keeper |
 //! | `output` | what both streams of a container share: log file, time, losses | keeper |
 //! | `log_file` | appends whole entries; what if the disk is full | keeper |
+//! | `totals` | what has become of all output | keeper |
 //!
 //! # A burst, from the FIFO into the file
 //!
@@ -113,9 +114,11 @@ pub mod session;
 mod source;
 mod succession;
 mod throttle;
+mod totals;
 
 pub use attached::{Attached, ContainerInput, InputEnd};
 pub use client::{Keeper, KeeperOptions};
 pub use line::LINE_BYTES_CAP;
 pub use look::{LookedAt, look};
 pub use protocol::{ContainerIo, KeptIo};
+pub use totals::Totals;

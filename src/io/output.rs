@@ -15,6 +15,7 @@ use super::line::{self, PREFIX_BYTES, Prefix, Stream, Tag};
 use super::log_file::{LogFile, Loss};
 use super::protocol::KeptIo;
 use super::succession::OutputBequest;
+use super::totals::COUNTED;
 use crate::error::{Context, Error, Result};
 use crate::flow::lock;
 use crate::sys::inherit;
@@ -277,7 +278,9 @@ impl<'a> Burst<'a> {
     fn flush(&mut self) {
         let entries = &self.page.bytes[..std::mem::take(&mut self.filled)];
         let Some(file) = self.sink.file.as_mut().filter(|_| !entries.is_empty()) else { return };
-        if let Err(loss) = file.write(entries, self.now) {
+        let written = file.write(entries, self.now);
+        COUNTED.count(entries.len(), written.as_ref().err());
+        if let Err(loss) = written {
             self.output.lose(loss);
         }
     }

@@ -103,6 +103,8 @@ pub(super) enum Request {
     WaitDrained { id: String, limit_ms: u64 },
     /// Answer: [`List`].
     List,
+    /// Answer: [`super::Totals`].
+    Totals,
     /// Makes the connection an attachment: [`super::engine::Engine::attach`]
     Attach { id: String, stdout: bool, stderr: bool },
     /// Lets the keeper go on as another program ([`super::succession`]). There is an answer
@@ -189,8 +191,18 @@ pub(super) fn read_request(line: &[u8]) -> Result<(u64, Result<Request>)> {
 }
 
 /// What [`Request`] knows.
-const REQUESTS: [&str; 9] =
-    ["hello", "add", "reopen", "close_stdin", "remove", "wait_drained", "list", "attach", "succeed"];
+const REQUESTS: [&str; 10] = [
+    "hello",
+    "add",
+    "reopen",
+    "close_stdin",
+    "remove",
+    "wait_drained",
+    "list",
+    "totals",
+    "attach",
+    "succeed",
+];
 
 /// An answer as a line.
 pub(super) fn answer_line(seq: u64, result: Result<Value>) -> Vec<u8> {
@@ -272,6 +284,7 @@ mod tests {
             Request::Remove { id: id() },
             Request::WaitDrained { id: id(), limit_ms: 5 },
             Request::List,
+            Request::Totals,
             Request::Attach { id: id(), stdout: true, stderr: false },
             Request::Succeed { program: "/usr/bin/longshore".into() },
         ] {

@@ -26,7 +26,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use super::fifo::Identity;
 use super::protocol::ContainerIo;
 use crate::error::{Context, Error, Result, internal};
-use crate::sys::inherit;
+use crate::sys::{inherit, signal};
 
 /// What a keeper leaves to the next program.
 #[derive(Debug, Default, Serialize, Deserialize)]
@@ -99,7 +99,11 @@ impl Will {
             Ok((_file, number)) => {
                 let mut command = Command::new(program);
                 command.arg("keeper").arg("--socket").arg(socket).arg("--will").arg(number.to_string());
-                Error::from(command.exec()).context(format!("run {program:?}"))
+                let error = Error::from(command.exec()).context(format!("run {program:?}"));
+                // The attempt has set it to what it is by default: to end a process that writes
+                // to somebody who has gone.
+                signal::ignore(&[libc::SIGPIPE]);
+                error
             }
         }
     }

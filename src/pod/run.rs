@@ -32,6 +32,7 @@ use crate::spec::{self, Modes, PauseInput, annotations, gather};
 use crate::state::Pod;
 use crate::state::pod::{Status, UNTRUSTED_HANDLER, is_untrusted};
 use crate::state::record::{self, CREATING_LABEL, LEASE_LABEL, SandboxMetadata};
+use crate::telemetry::METERS;
 
 /// A pod that is being made.
 struct Creation {
@@ -136,7 +137,8 @@ impl Pods {
         stage: &Stage,
     ) -> Result<Creation> {
         stage.set("preparing the pause image");
-        let image = self.containers.images.pause(&self.containers.flow).await.context(|| "pause image")?;
+        let image = METERS.pod_stage("image", self.containers.images.pause(&self.containers.flow)).await;
+        let image = image.context(|| "pause image")?;
         let netns =
             (!modes.host_network()).then(|| netns::new_path(&self.containers.config.file.cni.netns_dir));
         let selinux = self.containers.labelled(&labels::asked_by_pod(&config)?)?;
@@ -214,7 +216,7 @@ impl Pods {
         let id = creation.id.clone();
         let snapshotter = creation.handler.snapshotter.clone();
         stage.set("recording");
-        let spec = self.pause_spec(creation).await?;
+        let spec = METERS.pod_stage("spec", self.pause_spec(creation)).await?;
         {
             let (containerd, id) = (containerd.clone(), id.clone());
             identity.push("record", move || async move { containerd.delete_container(id.as_str()).await });
@@ -225,12 +227,14 @@ impl Pods {
         }
         let lease = HashMap::from([(LEASE_LABEL.to_owned(), creation.metadata.name.clone())]);
         let record = self.record_of(creation, spec);
-        let (leased, created_at) = tokio::join!(
-            containerd.create_lease(id.as_str(), lease),
-            containerd.create_container(record, None),
-        );
-        leased?;
-        let created_at = created_at?;
+        let recorded = async {
+            let (leased, created_at) = tokio::join!(
+                containerd.create_lease(id.as_str(), lease),
+                containerd.create_container(record, None),
+            );
+            leased.and(created_at)
+        };
+        let created_at = METERS.pod_stage("record", recorded).await?;
 
         for folder in [self.containers.paths.pod_root(&id), self.containers.paths.pod_state(&id)] {
             resources.push("folders", move || async move { remove_folder(&folder).await });
@@ -320,13 +324,14 @@ impl Pods {
 
     async fn make_netns(&self, creation: &Creation) -> Result<()> {
         let loopback = self.containers.config.loopback;
-        match (&creation.netns, creation.modes.user, self.user_namespace_of(creation)) {
-            (Some(path), Some(maps), Some(pin)) => {
-                netns::create_in_user_namespace(path, &pin, maps, loopback).await
+        let Some(path) = &creation.netns else { return Ok(()) };
+        let made = async {
+            match (creation.modes.user, self.user_namespace_of(creation)) {
+                (Some(maps), Some(pin)) => netns::create_in_user_namespace(path, &pin, maps, loopback).await,
+                _ => netns::create(path, loopback).await,
             }
-            (Some(path), ..) => netns::create(path, loopback).await,
-            (None, ..) => Ok(()),
-        }
+        };
+        METERS.pod_stage("netns", made).await
     }
 
     /// CNI ADD, and the record with its result and without the creating label.
@@ -338,8 +343,8 @@ impl Pods {
         stage: &Stage,
     ) -> Result<()> {
         if let Some(network) = network {
-            let Attachment { ips, result } =
-                self.network.attach(&network, stage).await.context(|| "network")?;
+            let attached = METERS.pod_stage("cni", self.network.attach(&network, stage)).await;
+            let Attachment { ips, result } = attached.context(|| "network")?;
             let mut ips = ips.iter().map(ToString::to_string);
             metadata.ip = ips.next().unwrap_or_default();
             metadata.additional_ips = Some(ips.collect::<Vec<_>>()).filter(|ips| !ips.is_empty());
@@ -365,9 +370,11 @@ impl Pods {
             shm_bytes: containers.config.file.sandbox.shm_bytes,
             maps: creation.modes.user,
         };
+        let snapshot =
+            containers.snapshot(id, &creation.image, snapshotter, id, creation.modes.user.as_ref());
         let (made, rootfs) = tokio::join!(
-            files::make(request, creation.config.clone()),
-            containers.snapshot(id, &creation.image, snapshotter, id, creation.modes.user.as_ref()),
+            METERS.pod_stage("files", files::make(request, creation.config.clone())),
+            METERS.pod_stage("snapshot", snapshot),
         );
         made.and(rootfs)
     }
@@ -385,9 +392,11 @@ impl Pods {
             runtime_path: creation.handler.shim_path.clone().unwrap_or_default(),
             ..TaskRequest::default()
         };
-        let pid = containerd.create_task(task, limit).await.context(|| "create the pause task")?;
+        let pid = METERS.pod_stage("pause_create", containerd.create_task(task, limit)).await;
+        let pid = pid.context(|| "create the pause task")?;
         stage.set("starting the task");
-        containerd.start_process(id, "", limit).await.context(|| "start the pause task")?;
+        let started = METERS.pod_stage("pause_start", containerd.start_process(id, "", limit)).await;
+        started.context(|| "start the pause task")?;
         Ok(pid)
     }
 

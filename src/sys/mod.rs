@@ -17,4 +17,5 @@ pub mod process;
 pub mod relabel;
 pub mod signal;
 pub mod socket;
+pub mod usage;
 pub mod userns;

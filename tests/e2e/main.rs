@@ -28,5 +28,7 @@ mod restart;
 mod smoke;
 mod stats;
 mod streaming;
+mod telemetry;
+mod traces;
 mod user_namespaces;
 mod vm;

@@ -159,4 +159,9 @@ async fn what_is_lost_is_counted_and_told() {
         (kept.lost_entries, &*kept.last_error.expect("a reason")),
         (100_000, "No space left on device")
     );
+    // What all containers lost stays known when this one is forgotten.
+    keeper.remove("c1").await.expect("removed");
+    let totals = keeper.totals().await.expect("told");
+    assert_eq!((totals.lost_entries, totals.written_bytes), (100_000, 0));
+    assert!(totals.lost_bytes > 100_000 * 22 && totals.write_errors > 0, "{totals:?}");
 }

@@ -19,9 +19,10 @@ use tokio::process::{Child, Command};
 use tracing::{Instrument, debug, info_span, warn};
 
 use super::{Endpoint, Verb};
-use crate::error::{Context, Error, Result, deadline, precondition, unknown};
+use crate::error::{Context, Error, Kind, Result, deadline, precondition, unknown};
 use crate::flow;
 use crate::points;
+use crate::telemetry::{METERS, traces};
 
 /// Bytes of a plugin's standard output; a result beyond it is refused.
 const STDOUT_BYTES_MAX: usize = 4 << 20;
@@ -80,6 +81,13 @@ pub(crate) struct Complaint {
 }
 
 impl Failure {
+    fn message(&self) -> &str {
+        match self {
+            Failure::Plugin(complaint) => &complaint.msg,
+            Failure::Host(error) => error.message(),
+        }
+    }
+
     /// The error of a call of `plugin`.
     pub(crate) fn into_error(self, plugin: &str) -> Error {
         match self {
@@ -143,7 +151,15 @@ impl Plugins {
         );
         let step = format!("CNI {} {}", call.verb.as_str(), call.plugin);
         points::before(&step)?;
-        let done = self.run(call).instrument(span).await;
+        let meter = METERS.cni_plugin(call.plugin, call.verb.as_str());
+        let done = self.run(call).instrument(span.clone()).await;
+        if let Err(failure) = &done {
+            traces::failed(&span, failure.message());
+        }
+        meter.end_as(done.as_ref().err().map(|failure| match failure {
+            Failure::Plugin(_) => Kind::Unknown,
+            Failure::Host(error) => error.kind(),
+        }));
         points::after(&step)?;
         done
     }

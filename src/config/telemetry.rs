@@ -1,0 +1,109 @@
+//! Where the server's own metrics are served, and its traces sent.
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+
+use super::{Problem, file, problem};
+
+/// Where metrics are served.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum MetricsAddress {
+    /// On a Unix socket.
+    Unix(PathBuf),
+    /// At an address of this host.
+    Tcp(SocketAddr),
+}
+
+/// Reads `metrics.address`; empty means nowhere.
+pub(super) fn metrics_address(text: &str) -> Result<Option<MetricsAddress>, Problem> {
+    let wrong = |why: &str| Err(problem("metrics.address", format!("{text:?} {why}")));
+    if text.is_empty() {
+        return Ok(None);
+    }
+    if let Some(path) = text.strip_prefix("unix://") {
+        if !Path::new(path).is_absolute() {
+            return wrong("must have an absolute path behind unix://");
+        }
+        return Ok(Some(MetricsAddress::Unix(path.into())));
+    }
+    // No names, which somebody else may change, and no address that is left out: that of all
+    // interfaces has to be meant.
+    match text.parse() {
+        Ok(address) => Ok(Some(MetricsAddress::Tcp(address))),
+        Err(_) => wrong("must be unix:// and a path, or an IP address and a port, as 127.0.0.1:9464"),
+    }
+}
+
+/// `[traces]`, validated.
+#[derive(Clone, Debug, PartialEq)]
+pub struct TracesConfig {
+    /// The collector: `http://HOST:PORT`.
+    pub endpoint: String,
+    /// The share of the calls without a trace that begin one which is kept, 0 to 1.
+    pub sampling_ratio: f64,
+}
+
+/// Reads `[traces]`; without a collector there are none.
+pub(super) fn traces(section: &file::Traces) -> Result<Option<TracesConfig>, Problem> {
+    let file::Traces { endpoint, sampling_ratio } = section.clone();
+    if !(0.0..=1.0).contains(&sampling_ratio) {
+        return Err(problem("traces.sampling_ratio", "must be 0 to 1"));
+    }
+    if endpoint.is_empty() {
+        return Ok(None);
+    }
+    let address = endpoint.parse::<http::Uri>().ok();
+    let is_http = address.is_some_and(|it| it.scheme_str() == Some("http") && it.authority().is_some());
+    if !is_http {
+        return Err(problem(
+            "traces.endpoint",
+            format!("{endpoint:?} must be http:// with a host and a port"),
+        ));
+    }
+    Ok(Some(TracesConfig { endpoint, sampling_ratio }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn traces_need_a_collector_and_a_share() {
+        let read = |endpoint: &str, sampling_ratio: f64| {
+            traces(&file::Traces { endpoint: endpoint.into(), sampling_ratio }).map_err(|wrong| wrong.key)
+        };
+        assert_eq!(read("", 1.0).expect("none"), None);
+        let config = TracesConfig { endpoint: "http://c:4317".into(), sampling_ratio: 0.5 };
+        assert_eq!(read("http://c:4317", 0.5).expect("valid"), Some(config));
+        for (endpoint, ratio, key) in [
+            ("https://c:4317", 1.0, "traces.endpoint"),
+            ("c:4317", 1.0, "traces.endpoint"),
+            ("/run/c.sock", 1.0, "traces.endpoint"),
+            ("", 1.5, "traces.sampling_ratio"),
+            ("", f64::NAN, "traces.sampling_ratio"),
+        ] {
+            assert_eq!(read(endpoint, ratio).expect_err(endpoint), key);
+        }
+    }
+
+    #[test]
+    fn addresses_are_sockets_or_ip_addresses_with_a_port() {
+        let read = |text: &str| metrics_address(text).expect(text);
+        assert_eq!(read(""), None);
+        assert_eq!(read("unix:///run/m.sock"), Some(MetricsAddress::Unix("/run/m.sock".into())));
+        for text in ["127.0.0.1:9464", "[::1]:9464", "0.0.0.0:0"] {
+            assert_eq!(read(text), Some(MetricsAddress::Tcp(text.parse().expect("an address"))));
+        }
+        for text in [
+            "unix://m.sock",
+            "/run/m.sock",
+            ":9464",
+            "localhost:9464",
+            "127.0.0.1",
+            "9464",
+            "http://127.0.0.1:1",
+        ] {
+            assert!(metrics_address(text).is_err(), "{text:?}");
+        }
+    }
+}
