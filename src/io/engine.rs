@@ -24,7 +24,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, MutexGuard};
 
 use rustix::event::{EventfdFlags, epoll, eventfd};
 use tracing::error;
@@ -350,20 +350,33 @@ impl Shared {
         }
         let mut state = lock(&source.state);
         let turn = catch_unwind(AssertUnwindSafe(|| source.turn(&mut state, buffers, pass)));
-        self.hand_out(source.exit());
+        let waiting = source.exit();
+        self.go_on_with(&source, state, turn, buffers);
+        // It may be among them itself: where it rests, its end is told as well.
+        self.hand_out(waiting);
+    }
+
+    /// Sees to it that `source` gets another turn after this one.
+    fn go_on_with(
+        &self,
+        source: &Arc<Source>,
+        mut state: MutexGuard<'_, State>,
+        turn: std::thread::Result<Turn>,
+        buffers: &mut Buffers,
+    ) {
         match turn {
-            Ok(Turn::Again) => self.arm(&source, &state),
+            Ok(Turn::Again) => self.arm(source, &state),
             Ok(Turn::Rest) => {
                 drop(state);
-                self.resting.push(source);
+                self.resting.push(source.clone());
             }
             Ok(Turn::Wait(until)) => {
                 // Otherwise it is among those that rest already, for the same time.
                 let is_new = state.waits_until.replace(until) != Some(until);
-                self.watch_end(&source, &state);
+                self.watch_end(source, &state);
                 drop(state);
                 if is_new {
-                    self.resting.push_until(until, source);
+                    self.resting.push_until(until, source.clone());
                 }
             }
             Ok(Turn::End) => {
@@ -374,7 +387,7 @@ impl Shared {
                 error!(container = source.output.id(), "a bug in the log keeper: output is lost");
                 *buffers = Buffers::new(LINE_BYTES_CAP, READ_BYTES);
                 state.mend();
-                self.arm(&source, &state);
+                self.arm(source, &state);
             }
         }
     }

@@ -319,11 +319,10 @@ mod tests {
         let state = tempfile::tempdir().expect("a folder");
         let path = fifo(state.path());
         let pipe = OutputPipe::open(&path, false).expect("opened");
-        let child = std::thread::spawn(move || {
-            let (mut writer, reader) = shim(&path);
-            drop(reader);
-            while writer.write_all(&[b'x'; 4096]).is_ok() {}
-        });
+        // Before the other end may go: who opens then would wait for ever.
+        let (mut writer, reader) = shim(&path);
+        drop(reader);
+        let child = std::thread::spawn(move || while writer.write_all(&[b'x'; 4096]).is_ok() {});
         let end = ProcessEnd::new(Duration::ZERO);
         end.tell();
         pipe.forward(None, &CancellationToken::new(), &end).await;

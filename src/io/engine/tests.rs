@@ -5,6 +5,7 @@ mod halt;
 mod loss;
 mod reopen;
 mod streams;
+mod twice;
 
 use std::fs::File;
 use std::io::{Read, Write};
