@@ -44,17 +44,14 @@ async fn main() -> anyhow::Result<()> {
     fill(beside.cri(), pods).await?;
     let own = [beside.longshore().pid(), beside.longshore().keeper_pid()];
     let ours = watch(beside.cri(), &own, containerd, pods).await?;
-    println!(
-        "longshore: server {} KiB (peak {}), keeper {} KiB, with all pods",
-        beside.rss_kib(),
-        beside.peak_rss_kib(),
-        beside.keeper_rss_kib()
-    );
+    for (name, pid) in [("server", own[0]), ("keeper", own[1])] {
+        println!("longshore, {name}: {}", Memory::of(pid)?);
+    }
     beside.cri().remove_all().await;
 
     fill(node.cri(), pods).await?;
     let theirs = watch(node.cri(), &[], containerd, pods).await?;
-    println!("built-in:  containerd with its plugin {} KiB, with all pods", node.rss_kib());
+    println!("built-in, containerd with its plugin: {}", Memory::of(containerd)?);
     node.remove_all().await;
 
     println!("{:34} {:>18} {:>18} {:>12}", "", "longshore", "built-in", "ratios");
@@ -180,4 +177,34 @@ fn processor_ns(pids: &[u32]) -> anyhow::Result<u64> {
         }
     }
     Ok(sum)
+}
+
+/// Memory of a process, in KiB.
+struct Memory {
+    resident: u64,
+    /// What it has to itself, and its share of what several have.
+    proportional: u64,
+    /// Not backed by a file.
+    anonymous: u64,
+}
+
+impl Memory {
+    fn of(pid: u32) -> anyhow::Result<Memory> {
+        let text = std::fs::read_to_string(format!("/proc/{pid}/smaps_rollup"))?;
+        let of = |key: &str| -> anyhow::Result<u64> {
+            let line = text.lines().find_map(|line| line.strip_prefix(key)).context("an odd smaps_rollup")?;
+            Ok(line.trim().trim_end_matches(" kB").parse()?)
+        };
+        Ok(Memory { resident: of("Rss:")?, proportional: of("Pss:")?, anonymous: of("Anonymous:")? })
+    }
+}
+
+impl std::fmt::Display for Memory {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Memory { resident, proportional, anonymous } = self;
+        write!(
+            f,
+            "{resident} KiB resident, {proportional} proportional, {anonymous} anonymous, with all pods"
+        )
+    }
 }

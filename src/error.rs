@@ -1,6 +1,6 @@
 //! The one error type of the crate's verbs.
 //!
-//! An [`Error`] has a [`Kind`], which decides the gRPC code (`cri::status` maps it),
+//! An [`Error`] has a [`Kind`], which decides the gRPC code ([`Kind::code`]),
 //! and a message that says what was tried, on what, and why it failed, outermost
 //! first. Context is added on the way up with [`Context::context`]; the kind stays
 //! what the innermost error said unless a verb decides otherwise with
@@ -8,6 +8,8 @@
 //! reach the kubelet as "the container is gone").
 
 use std::fmt;
+
+use tonic::Code;
 
 /// The result of nearly everything in this crate.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
@@ -37,6 +39,26 @@ pub enum Kind {
     Internal,
     /// Everything that went wrong outside: a plugin, the OCI runtime, the file system.
     Unknown,
+}
+
+impl Kind {
+    /// The gRPC code: the only place that chooses it.
+    #[must_use]
+    pub fn code(self) -> Code {
+        match self {
+            Kind::NotFound => Code::NotFound,
+            Kind::AlreadyExists => Code::AlreadyExists,
+            Kind::InvalidArgument => Code::InvalidArgument,
+            Kind::FailedPrecondition => Code::FailedPrecondition,
+            Kind::Unavailable => Code::Unavailable,
+            Kind::Unimplemented => Code::Unimplemented,
+            Kind::Canceled => Code::Cancelled,
+            Kind::DeadlineExceeded => Code::DeadlineExceeded,
+            Kind::ResourceExhausted => Code::ResourceExhausted,
+            Kind::Internal => Code::Internal,
+            Kind::Unknown => Code::Unknown,
+        }
+    }
 }
 
 /// A failure: its kind and its message.

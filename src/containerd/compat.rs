@@ -4,7 +4,7 @@
 //! version (VER-01). Plugins are not matched by full names alone, since types were
 //! renamed between 1.x and 2.x (VER-09).
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex};
 
 use crate::flow::lock;
@@ -169,6 +169,18 @@ impl Capabilities {
         })
     }
 
+    /// Its plugins by type and id: "ok", or what containerd says of one that is not loaded.
+    #[must_use]
+    pub fn plugin_states(&self) -> BTreeMap<String, &str> {
+        self.plugins
+            .iter()
+            .map(|plugin| {
+                let text = if plugin.is_loaded { "ok" } else { plugin.failure.as_str() };
+                (format!("{}.{}", plugin.kind, plugin.id), text)
+            })
+            .collect()
+    }
+
     /// Names of the loaded snapshotters.
     pub fn snapshotters(&self) -> impl Iterator<Item = &str> {
         self.plugins
@@ -277,6 +289,8 @@ mod tests {
         let known = Capabilities::new("2.0.0".into(), vec![failed], true);
         assert_eq!(known.snapshotter("zfs"), PluginState::Failed("skip plugin".into()));
         assert_eq!(known.snapshotter("overlayfs"), PluginState::Absent);
+        let told = [("io.containerd.snapshotter.v1.zfs".to_owned(), "skip plugin")];
+        assert_eq!(known.plugin_states(), told.into());
         assert!(known.needed().all(|(_, state)| state == PluginState::Absent));
     }
 

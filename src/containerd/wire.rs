@@ -131,13 +131,16 @@ mod tests {
             containerd.version(Duration::from_secs(30)).await.expect_err("it is refused");
             let headers = peer.0.lock().expect("no panic").clone();
             let text = |name: &str| headers.get(name).map(|it| it.to_str().expect("text").to_owned());
-            (text("containerd-namespace"), text("traceparent"))
+            [text("containerd-namespace"), text("traceparent"), text("tracestate")]
         };
-        assert_eq!(ask().await, (Some("here".into()), None));
+        assert_eq!(ask().await, [Some("here".into()), None, None]);
         let _traces = with_traces();
-        let call = traces::incoming("Version", &headers(CALLER));
-        let (_, told) = ask().instrument(call).await;
+        let mut caller = headers(CALLER);
+        caller.insert("tracestate", "vendor=1".parse().expect("a value"));
+        let call = traces::incoming("Version", &caller);
+        let [_, told, state] = ask().instrument(call).await;
         let told = told.expect("a trace");
+        assert_eq!(state.as_deref(), Some("vendor=1"));
         // The caller's trace, and a place of the call's own in it.
         assert_eq!((&told[..36], &told[52..]), (&CALLER[..36], "-01"));
         assert_ne!(told[36..52], CALLER[36..52]);

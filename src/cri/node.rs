@@ -137,6 +137,7 @@ impl Cri {
         ]);
         if let Ok(capabilities) = self.pods.containers.containerd.capabilities() {
             info.insert("containerd".to_owned(), json!(capabilities.raw_version()).to_string());
+            info.insert("containerdPlugins".to_owned(), json!(capabilities.plugin_states()).to_string());
         }
         for (handler, status) in self.pods.network.load_status() {
             let key = if handler.is_empty() { String::new() } else { format!(".{handler}") };

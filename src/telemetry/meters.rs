@@ -217,7 +217,7 @@ impl<const N: usize> Call<'_, N> {
 
     /// It ended with an error of that kind, or well.
     pub fn end_as(self, failed: Option<Kind>) {
-        self.end(failed.map_or(Code::Ok, code_of));
+        self.end(failed.map_or(Code::Ok, Kind::code));
     }
 }
 
@@ -228,22 +228,6 @@ impl<const N: usize> Drop for Call<'_, N> {
         if let Some(code) = self.code {
             self.calls.errors.get_or_create(&(self.labels, [("code", name_of(code))])).inc();
         }
-    }
-}
-
-fn code_of(kind: Kind) -> Code {
-    match kind {
-        Kind::NotFound => Code::NotFound,
-        Kind::AlreadyExists => Code::AlreadyExists,
-        Kind::InvalidArgument => Code::InvalidArgument,
-        Kind::FailedPrecondition => Code::FailedPrecondition,
-        Kind::Unavailable => Code::Unavailable,
-        Kind::Unimplemented => Code::Unimplemented,
-        Kind::Canceled => Code::Cancelled,
-        Kind::DeadlineExceeded => Code::DeadlineExceeded,
-        Kind::ResourceExhausted => Code::ResourceExhausted,
-        Kind::Internal => Code::Internal,
-        Kind::Unknown => Code::Unknown,
     }
 }
 

@@ -151,6 +151,56 @@ async fn what_a_pod_costs_is_counted() {
     node.finish().await;
 }
 
+/// The samples of calls to containerd, as a text that is the same exactly if there was none.
+fn containerd_calls(text: &str) -> Vec<String> {
+    let is_count = |line: &&str| line.starts_with("longshore_containerd_call_duration_seconds_count");
+    text.lines().filter(is_count).map(str::to_owned).collect()
+}
+
+/// SVC-35: lists, states and figures are told from memory and from the kernel's files.
+#[tokio::test]
+async fn who_looks_at_pods_does_not_trouble_containerd() {
+    let node = Node::with(Server::Longshore).config(AT_A_SOCKET).start().await;
+    let socket = node.place().path("m.sock");
+    for number in 0..3 {
+        let pod = node.pod(&format!("pod-{number}")).run().await.expect("a pod");
+        pod.container("runs").forever().run().await.expect("it runs");
+        let over = pod.container("over").sh("exit 3").run().await.expect("it runs");
+        over.wait_exited().await;
+        pod.container("created").create().await.expect("created");
+    }
+    let look = async || {
+        let (pods, containers) =
+            (node.pods().await.expect("pods"), node.containers().await.expect("containers"));
+        assert_eq!((pods.len(), containers.len()), (3, 9));
+        for pod in pods {
+            node.pod_status(&pod.id, false).await.expect("a status");
+        }
+        for container in containers {
+            node.container_status(&container.id, false).await.expect("a status");
+        }
+        assert_eq!(node.list_pod_stats(None).await.expect("figures").len(), 3);
+        assert_eq!(node.list_container_stats(None).await.expect("figures").len(), 9);
+        node.pod_metrics().await.expect("metrics");
+        node.list_images().await.expect("images");
+    };
+    // What the containers have written is measured by containerd, at most every ten seconds.
+    let usage = "longshore_containerd_call_duration_seconds_count{service=\"Snapshots\"";
+    let counted = async || {
+        let calls = containerd_calls(&scrape_socket(&socket).await);
+        calls.into_iter().filter(|call| !call.starts_with(usage)).collect::<Vec<_>>()
+    };
+    look().await;
+    let before = counted().await;
+    assert!(!before.is_empty());
+    for _ in 0..5 {
+        look().await;
+    }
+    assert_eq!(counted().await, before);
+    node.remove_all().await;
+    node.finish().await;
+}
+
 #[tokio::test]
 async fn a_plugin_that_fails_is_counted_with_its_pod() {
     let script = "#!/bin/sh\n[ $CNI_COMMAND = DEL ] && exit 0\n\

@@ -1,12 +1,26 @@
-//! Which trace a call belongs to, as callers tell each other: the header `traceparent` of
-//! W3C's Trace Context.
+//! Which trace a call belongs to, as callers tell each other: the headers `traceparent` and
+//! `tracestate` of W3C's Trace Context.
 
 use std::fmt;
+use std::sync::Arc;
 
 use http::HeaderMap;
 
 /// The header.
 pub(super) const HEADER: &str = "traceparent";
+
+/// The header with what others have to say of the trace: not ours to read, to be passed on.
+pub(super) const STATE_HEADER: &str = "tracestate";
+/// So much of it must be passed on; what is longer is not.
+const STATE_BYTES_MAX: usize = 512;
+
+/// What the headers say of the trace beside its place; it may be cut into several.
+pub(super) fn state_of(headers: &HeaderMap) -> Option<Arc<str>> {
+    let parts: Option<Vec<&str>> =
+        headers.get_all(STATE_HEADER).iter().map(|part| part.to_str().ok()).collect();
+    let text = parts?.join(",");
+    (!text.is_empty() && text.len() <= STATE_BYTES_MAX).then(|| text.into())
+}
 
 /// A place in a trace.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -87,6 +101,8 @@ fn random<const N: usize>() -> [u8; N] {
 
 #[cfg(test)]
 mod tests {
+    use http::HeaderName;
+
     use super::*;
 
     const TEXT: &str = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
@@ -101,6 +117,24 @@ mod tests {
         assert_eq!((child.trace, child.is_sampled), (context.trace, true));
         assert_ne!(child.span, context.span);
         assert_eq!(Context::parse(&Context::new(false).to_string()).map(|it| it.is_sampled), Some(false));
+    }
+
+    #[test]
+    fn the_state_is_passed_on_as_it_is_unless_it_is_too_long() {
+        let of = |parts: &[&str]| {
+            let parts = parts.iter().map(|part| (HeaderName::from_static(STATE_HEADER), part.parse()));
+            let headers: HeaderMap = parts.map(|(name, part)| (name, part.expect("a value"))).collect();
+            state_of(&headers)
+        };
+        assert_eq!(of(&[]), None);
+        assert_eq!(of(&["a=1"]).as_deref(), Some("a=1"));
+        let mut several = HeaderMap::new();
+        for part in ["a=1", "b=2, c=3"] {
+            several.append(STATE_HEADER, part.parse().expect("a value"));
+        }
+        assert_eq!(state_of(&several).as_deref(), Some("a=1,b=2, c=3"));
+        assert!(of(&[&"a".repeat(512)]).is_some());
+        assert_eq!(of(&[&"a".repeat(513)]), None);
     }
 
     #[test]

@@ -6,6 +6,7 @@
 //! the ids are known, to be passed on.
 
 use std::fmt::Debug;
+use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use tokio::sync::mpsc::Sender;
@@ -29,17 +30,26 @@ const NAMING: [&str; 3] = ["call", "name", "command"];
 /// What is known of a span that belongs to a trace.
 pub(super) struct Traced {
     pub(super) context: Context,
+    /// What others have to say of the trace.
+    pub(super) state: Option<Arc<str>>,
     /// As it is told in the end; none if nobody keeps it.
     told: Option<Box<otlp::Span>>,
 }
 
 impl Traced {
     /// A span that begins now.
-    pub(super) fn new(context: Context, parent: Option<[u8; 8]>, name: &str, kind: Kind) -> Traced {
+    pub(super) fn new(
+        context: Context,
+        state: Option<Arc<str>>,
+        parent: Option<[u8; 8]>,
+        name: &str,
+        kind: Kind,
+    ) -> Traced {
         let told = context.is_sampled.then(|| {
             Box::new(otlp::Span {
                 trace_id: context.trace.to_vec(),
                 span_id: context.span.to_vec(),
+                trace_state: state.as_deref().unwrap_or_default().to_owned(),
                 parent_span_id: parent.map_or_else(Vec::new, Vec::from),
                 name: name.to_owned(),
                 kind: kind as i32,
@@ -47,7 +57,7 @@ impl Traced {
                 ..otlp::Span::default()
             })
         });
-        Traced { context, told }
+        Traced { context, state, told }
     }
 
     /// Adds an attribute.
@@ -91,11 +101,12 @@ pub(super) struct Gather {
 impl<S: Subscriber + for<'a> LookupSpan<'a>> tracing_subscriber::Layer<S> for Gather {
     fn on_new_span(&self, attributes: &Attributes<'_>, id: &Id, around: Around<'_, S>) {
         let Some(span) = around.span(id) else { return };
-        let parent =
-            span.parent().and_then(|parent| parent.extensions().get::<Traced>().map(|it| it.context));
-        let Some(parent) = parent else { return };
+        let parent = span
+            .parent()
+            .and_then(|it| it.extensions().get::<Traced>().map(|it| (it.context, it.state.clone())));
+        let Some((parent, state)) = parent else { return };
         let kind = if span.name() == "containerd" { Kind::Client } else { Kind::Internal };
-        let mut traced = Traced::new(parent.child(), Some(parent.span), span.name(), kind);
+        let mut traced = Traced::new(parent.child(), state, Some(parent.span), span.name(), kind);
         if let Some(told) = &mut traced.told {
             attributes.record(&mut Fields(told));
         }

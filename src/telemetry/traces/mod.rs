@@ -29,7 +29,7 @@ use tracing_subscriber::filter::filter_fn;
 
 pub use export::Exporter;
 
-use self::context::{Context, HEADER};
+use self::context::{Context, HEADER, STATE_HEADER};
 use self::layer::{Gather, Traced};
 use self::otlp::Kind;
 use super::meters::name_of;
@@ -61,7 +61,8 @@ pub fn incoming(method: &'static str, headers: &HeaderMap) -> Span {
     let span = tracing::trace_span!(parent: None, "call", method);
     let caller = Context::of(headers);
     let context = caller.map_or_else(|| new_trace(*ratio), Context::child);
-    let mut traced = Traced::new(context, caller.map(|it| it.span), method, Kind::Server);
+    let state = caller.and_then(|_| context::state_of(headers));
+    let mut traced = Traced::new(context, state, caller.map(|it| it.span), method, Kind::Server);
     traced.note("rpc.system", "grpc");
     traced.note("rpc.method", method);
     layer::begin(&span, traced);
@@ -88,9 +89,12 @@ pub fn failed(span: &Span, why: &str) {
 
 /// Tells the one who is called from `span` of its trace.
 pub fn pass_on(span: &Span, headers: &mut HeaderMap) {
-    let context = layer::with(span, |traced| traced.context.to_string());
-    if let Some(value) = context.and_then(|text| HeaderValue::from_str(&text).ok()) {
-        headers.insert(HEADER, value);
+    let told = layer::with(span, |traced| (traced.context.to_string(), traced.state.clone()));
+    let Some((context, state)) = told else { return };
+    for (name, text) in [(HEADER, Some(&*context)), (STATE_HEADER, state.as_deref())] {
+        if let Some(value) = text.and_then(|text| HeaderValue::from_str(text).ok()) {
+            headers.insert(name, value);
+        }
     }
 }
 

@@ -1,5 +1,7 @@
 //! What the kubelet asks of the node itself.
 
+use std::collections::BTreeMap;
+
 use crate::harness::Node;
 
 /// SVC-04, SVC-05.
@@ -30,6 +32,12 @@ async fn the_status_has_its_conditions_and_the_configuration_when_asked() {
     assert!(config["stateDir"].as_str().is_some_and(|folder| folder.starts_with("/")), "{config}");
     assert_eq!(verbose.info["lastCNILoadStatus"], "OK");
     serde_json::from_str::<serde_json::Value>(&verbose.info["cniconfig"]).expect("JSON");
+    if !node.is_built_in() {
+        let plugins: BTreeMap<String, String> =
+            serde_json::from_str(&verbose.info["containerdPlugins"]).expect("JSON");
+        assert_eq!(plugins["io.containerd.grpc.v1.tasks"], "ok", "{plugins:?}");
+        assert!(verbose.info["containerd"].contains(&node.containerd_version().to_string()));
+    }
     node.finish().await;
 }
 

@@ -8,6 +8,7 @@ mod apparmor;
 mod cgroups;
 mod resources;
 mod service;
+mod stats;
 
 use std::path::PathBuf;
 
