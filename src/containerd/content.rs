@@ -16,6 +16,7 @@ use tonic::Streaming;
 use super::wire::{Wire, leased};
 use super::{Containerd, MESSAGE_BYTES_MAX};
 use crate::error::{Error, Kind, Result, internal, unknown};
+use crate::points;
 
 /// How many writes of one ingest are under way at the same time: the next one is on its
 /// way while containerd hashes and stores the last.
@@ -245,6 +246,7 @@ impl ContentWriter {
     /// Unavailable when it went away.
     pub async fn write(&mut self, data: Vec<u8>) -> Result<()> {
         let length = i64::try_from(data.len()).unwrap_or(i64::MAX);
+        points::before("Content.Write: data")?;
         self.send(WriteAction::Write, data, HashMap::new()).await?;
         (self.offset, self.unanswered) = (self.offset + length, self.unanswered + 1);
         self.wait_for_all_but(WRITES_AHEAD - 1).await
@@ -290,10 +292,11 @@ impl ContentWriter {
     /// FailedPrecondition for a wrong size or digest. That the blob exists is fine.
     pub async fn commit(&mut self, labels: HashMap<String, String>) -> Result<()> {
         self.settle().await?;
+        points::before("Content.Write: commit")?;
         self.send(WriteAction::Commit, Vec::new(), labels).await?;
         match self.answer_within(self.containerd.call_timeout.max(COMMIT_LIMIT)).await {
             Err(error) if error.kind() != Kind::AlreadyExists => Err(error),
-            _ => Ok(()),
+            _ => points::after("Content.Write: commit"),
         }
     }
 

@@ -15,6 +15,7 @@ use super::target::{Kind, Target};
 use super::tree::{Folder, Tree};
 use super::whiteout::Whiteouts;
 use super::{At, Result, unsupported};
+use crate::points;
 
 /// The most bytes that the names of folders take which wait for their times. Real images
 /// need a hundredth.
@@ -50,9 +51,12 @@ pub(super) fn apply(reader: &mut Reader<impl BufRead>, target: &Target) -> Resul
     let tree = Tree::new(target.root(), lowers)?;
     let mut apply = Apply { tree, whiteouts, waiting: Vec::new(), waiting_bytes: 0 };
     while let Some(entry) = reader.next()? {
+        points::before("extract an entry")?;
         apply.entry(reader, &entry)?;
     }
-    apply.set_waiting_times()
+    apply.set_waiting_times()?;
+    points::after("extract the entries")?;
+    Ok(())
 }
 
 impl Apply<'_> {
