@@ -184,6 +184,7 @@ fn start_background(pods: &Pods, stop: &CancellationToken) -> Background {
     Background(vec![
         tokio::spawn(pods.containers.containerd.clone().watch(sender, stop.clone())),
         tokio::spawn(pods.clone().follow(events, stop.clone())),
+        tokio::spawn(pods.clone().reconcile(stop.clone())),
         tokio::spawn(pods.network.clone().watch(stop.clone())),
         tokio::spawn(pods.containers.cdi.clone().watch(stop.clone())),
     ])

@@ -9,7 +9,7 @@
 //! | command line and composition | [`cli`], [`app`] |
 //! | what does not fit together | [`check`] |
 //! | edge | [`cri`]: gRPC for the kubelet; [`admin`]: what goes on, for who debugs; [`stream`]: exec, attach, port-forward |
-//! | domain, in this order | [`stats`], [`pod`], [`container`], [`image`]: one verb, one file |
+//! | domain, in this order | [`stats`], [`pod`], [`container`], [`leftovers`] (what belongs to no pod), [`image`]: one verb, one file |
 //! | records | [`state`]: pods, containers, their tables and status files |
 //! | additions to a spec | [`cdi`]: devices of vendors |
 //! | capabilities | [`spec`] (CRI → OCI, pure), [`network`] (CNI), [`io`] (output, logs), [`events`] (who is told what) |
@@ -35,6 +35,7 @@ pub mod glob;
 pub mod ids;
 pub mod image;
 pub mod io;
+pub mod leftovers;
 pub mod network;
 pub mod pod;
 pub mod points;

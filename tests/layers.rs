@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 
 /// From the top. A module uses those of later rows, and of its own row only where
 /// [`FOUNDATION`] says so.
-const LAYERS: [&[&str]; 14] = [
+const LAYERS: [&[&str]; 15] = [
     &["main"],
     &["cli"],
     &["app", "check"],
@@ -19,6 +19,7 @@ const LAYERS: [&[&str]; 14] = [
     &["stats"],
     &["pod"],
     &["container"],
+    &["leftovers"],
     &["image"],
     &["state"],
     &["cdi"],

@@ -2,6 +2,8 @@
 
 use serde::Serialize;
 
+pub use crate::leftovers::{Left, RemovedBy};
+
 /// How a line is to be taken.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "lowercase")]
@@ -29,31 +31,6 @@ pub struct Finding {
     /// What is left, where it is about that.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub leftover: Option<Left>,
-}
-
-/// Something that belongs to no pod any more.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct Left {
-    /// `folder`, `mount`, `network-namespace`, …
-    pub kind: &'static str,
-    /// Its path or id.
-    pub name: String,
-    /// Whether it is known to be longshore's; else it may be another CRI server's.
-    pub ours: bool,
-    /// Who removes it.
-    pub removed_by: RemovedBy,
-}
-
-/// Who removes what is left.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "lowercase")]
-pub enum RemovedBy {
-    /// The server, at its next start.
-    Server,
-    /// The kubelet, which finds it in the lists of the CRI.
-    Kubelet,
-    /// Nobody by himself.
-    Nobody,
 }
 
 impl Finding {

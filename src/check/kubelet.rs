@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use serde::Deserialize;
 
 use super::KUBELET_CONFIG;
-use super::processes::Process;
+use crate::sys::processes::Process;
 
 /// The largest configuration that is read.
 const FILE_BYTES_MAX: u64 = 1 << 20;

@@ -36,8 +36,7 @@ mod finding;
 mod keeper;
 mod kernel;
 mod kubelet;
-mod leftovers;
-mod processes;
+pub(crate) mod leftovers;
 mod registries;
 mod report;
 mod runtimes;
@@ -54,6 +53,7 @@ pub use report::{Report, Unchecked};
 use crate::config::Overrides;
 use crate::error::Result;
 use crate::flow;
+use crate::sys::processes;
 
 /// How long one question may take.
 const LIMIT: Duration = Duration::from_secs(3);
@@ -130,7 +130,7 @@ pub async fn run(request: Request) -> Report {
     );
     let processes = report.take("processes", processes).unwrap_or_default();
     let kubelet = {
-        let (processes, given) = (processes.clone(), request.kubelet_config.clone());
+        let given = request.kubelet_config.clone();
         bounded("the kubelet", flow::blocking(move || Ok(kubelet::gather(&processes, given.as_deref()))))
     };
     let kubelet = report.take("cgroups", kubelet.await).unwrap_or_default();
@@ -139,7 +139,7 @@ pub async fn run(request: Request) -> Report {
     let runs = server.as_ref().is_some_and(|server| server.is_longshore());
 
     let answers = containerd.as_ref().filter(|containerd| containerd.answers());
-    let world = leftovers::gather(&config, answers.map(|known| &known.client), &processes, runs);
+    let world = crate::leftovers::gather(&config, answers.map(|known| &known.client), runs);
     let (runtimes, world) = tokio::join!(
         bounded("runtimes", runtimes::gather(&config, answers)),
         bounded("leftovers", Box::pin(world)),

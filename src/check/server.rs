@@ -8,13 +8,14 @@ use tokio::net::UnixStream;
 use tonic::transport::Endpoint;
 
 use super::finding::Finding;
-use super::{LIMIT, Mode, containerd, processes};
+use super::{LIMIT, Mode, containerd};
 use crate::config::Config;
 use crate::error::Result;
 use crate::flow;
 use crate::proto::cri::runtime_service_client::RuntimeServiceClient;
 use crate::proto::cri::{StatusRequest, VersionRequest};
 use crate::state::Paths;
+use crate::sys::processes;
 use crate::sys::socket::Address;
 
 const SUBJECT: &str = "server";

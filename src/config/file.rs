@@ -52,6 +52,9 @@ pub struct Server {
     pub runtime_name: String,
     /// Seconds that running calls get to end after SIGTERM.
     pub shutdown_timeout_s: u64,
+    /// Seconds between two comparisons of what is known with what there is; 0 means only at
+    /// the start (REC-15).
+    pub reconcile_period_s: u64,
     /// Ids of containerd's deprecation warnings that Status does not count (SVC-16).
     pub ignore_deprecation_warnings: Vec<String>,
 }
@@ -323,6 +326,7 @@ impl Default for Server {
             listen: "/run/longshore/longshore.sock".into(),
             runtime_name: "containerd".into(),
             shutdown_timeout_s: 30,
+            reconcile_period_s: 300,
             ignore_deprecation_warnings: Vec::new(),
         }
     }

@@ -199,24 +199,31 @@ impl Containers {
         }
     }
 
-    /// Compares a container with containerd's task (REC-05 … REC-09, REC-18).
+    /// Compares a container with containerd's task (REC-05 … REC-09, REC-18), and says whether
+    /// its end was missed, which is then taken up.
     ///
     /// # Errors
     /// Those of containerd.
-    pub async fn compare(&self, container: &Arc<Container>) -> Result<()> {
+    pub async fn compare(&self, container: &Arc<Container>) -> Result<bool> {
         let status = container.status();
         if status.state() != ContainerState::ContainerRunning || status.starting {
-            return Ok(());
+            return Ok(false);
         }
-        match self.containerd.process(container.id.as_str(), "").await {
+        let asked = self.containerd.process(container.id.as_str(), "").await;
+        // It may have been taken up while that was asked.
+        let is_known = container.state() != ContainerState::ContainerRunning;
+        if is_known || lock(&self.exits).contains(container.id.as_str()) {
+            return Ok(false);
+        }
+        match asked {
             Ok(process) if process.status == ProcessStatus::Stopped => {
                 self.exited(container.clone(), process.exit)
             }
-            Ok(_) => {}
+            Ok(_) => return Ok(false),
             Err(error) if error.is_not_found() => self.lost(container).await,
             Err(error) => return Err(error),
         }
-        Ok(())
+        Ok(true)
     }
 
     /// The task is gone and nobody saw its end (REC-06).

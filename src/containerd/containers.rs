@@ -84,16 +84,29 @@ impl Containerd {
     /// # Errors
     /// Those of containerd; a partial list is an error.
     pub async fn list_containers(&self, filters: &[String]) -> Result<Vec<ContainerRecord>> {
+        let mut list = Vec::new();
+        self.each_container(filters, |record| list.push(record)).await?;
+        Ok(list)
+    }
+
+    /// As [`Containerd::list_containers`], but each record goes to `each` as it comes.
+    ///
+    /// # Errors
+    /// Those of containerd; a partial list is an error.
+    pub async fn each_container(
+        &self,
+        filters: &[String],
+        mut each: impl FnMut(ContainerRecord),
+    ) -> Result<()> {
         let request = api::ListContainersRequest { filters: filters.to_vec() };
         let mut stream = self.unary("Containers.ListStream", self.containers().list_stream(request)).await?;
-        let mut list = Vec::new();
         loop {
             let next = tokio::time::timeout(self.call_timeout, stream.message())
                 .await
                 .unwrap_or_else(|_| Err(tonic::Status::deadline_exceeded("the list stopped half-way")));
             match next.map_err(|status| super::error::from_status("Containers.ListStream", &status))? {
-                Some(message) => list.extend(message.container.map(ContainerRecord::from)),
-                None => return Ok(list),
+                Some(message) => message.container.map(ContainerRecord::from).into_iter().for_each(&mut each),
+                None => return Ok(()),
             }
         }
     }

@@ -8,7 +8,7 @@
 //! Two looks at one name run one after the other, and every change is followed by a
 //! look: the last one always sees the last state.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use futures_util::StreamExt;
 use tracing::{debug, warn};
@@ -44,6 +44,28 @@ impl Images {
             warn!(%error, "leases of earlier pulls could not be removed");
         }
         Ok(())
+    }
+
+    /// Notices images whose end no event has told, and removes the leases of pulls that have
+    /// ended without them; gives how many images there were.
+    ///
+    /// # Errors
+    /// Those of containerd.
+    pub async fn tend(&self) -> Result<usize> {
+        let known = self.0.table.names();
+        let records = self.0.containerd.list_images().await?;
+        let there: HashSet<&str> = records.iter().map(|record| record.name.as_str()).collect();
+        let mut gone = 0;
+        for name in known.iter().filter(|name| !there.contains(name.as_str())) {
+            // It may have gone just now, as somebody asked for.
+            if self.0.table.names().contains(name) {
+                self.refresh(name).await?;
+                warn!(image = name, "the end of an image was missed");
+                gone += 1;
+            }
+        }
+        self.0.leases.clear(&self.0.containerd).await?;
+        Ok(gone)
     }
 
     async fn refresh_or_log(&self, name: &str) {

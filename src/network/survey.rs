@@ -10,6 +10,8 @@ use super::cni::config;
 use super::cni::invoke::Plugins;
 use super::cni::{self, Version};
 use crate::error::Result;
+use crate::ids::is_id;
+use crate::sys;
 
 /// A folder of configurations, and what is taken from it.
 #[derive(Clone, Debug)]
@@ -126,6 +128,15 @@ pub fn attachments(directory: &Path, is_id: impl Fn(&str) -> bool) -> Result<Vec
     }
     attachments.sort_by(|a, b| a.file.cmp(&b.file));
     Ok(attachments)
+}
+
+/// The namespace that a file of the cache names, as long as it lives. Blocks.
+#[must_use]
+pub fn netns_in(file: &Path) -> Option<PathBuf> {
+    let folder = file.parent()?.parent()?;
+    let all = attachments(folder, is_id).ok()?;
+    let attached = all.into_iter().find(|attached| attached.file == file)?;
+    Some(attached.netns).filter(|path| sys::netns::is_alive(path))
 }
 
 #[cfg(test)]

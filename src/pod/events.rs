@@ -8,7 +8,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
 use super::{Pods, Recovery};
-use crate::containerd::{BUILTIN_NAMESPACE, Event, ProcessStatus};
+use crate::containerd::{BUILTIN_NAMESPACE, Event};
 use crate::error::Result;
 use crate::flow::lock;
 use crate::proto::cri::ContainerState;
@@ -147,27 +147,6 @@ impl Pods {
                  give longshore another namespace (--namespace)"
             )
         })
-    }
-
-    /// Compares every running pod and container with containerd's tasks.
-    async fn compare_all(&self) -> Result<()> {
-        self.containers.images.load().await?;
-        let tasks = self.containers.containerd.list_tasks().await?;
-        let runs = |id: &str| {
-            tasks.iter().any(|task| task.container_id == id && task.status != ProcessStatus::Stopped)
-        };
-        for pod in self.containers.store.pods() {
-            if pod.status().ready && !runs(pod.id.as_str()) {
-                self.pause_exited(&pod);
-            }
-        }
-        for container in self.containers.store.containers() {
-            if !runs(container.id.as_str()) {
-                self.containers.compare(&container).await?;
-            }
-        }
-        info!("compared with containerd's tasks");
-        Ok(())
     }
 
     fn process_exited(&self, id: &str, exit: crate::containerd::Exit) {

@@ -4,6 +4,7 @@ mod events;
 mod files;
 mod forward;
 mod list;
+mod reconcile;
 mod recover;
 mod remove;
 mod run;

@@ -22,6 +22,7 @@ use crate::flow;
 use crate::ids::is_id;
 use crate::image::is_unfinished_remapping;
 use crate::io::fifo::Fifos;
+use crate::leftovers::{self, RemovedBy};
 use crate::network::netns;
 use crate::proto::cri::ContainerState;
 use crate::spec::annotations::{KIND_CONTAINER, KIND_LABEL, KIND_SANDBOX};
@@ -86,7 +87,10 @@ impl Pods {
         self.tell_what_was_missed();
         let known: HashSet<String> =
             sandboxes.iter().chain(&containers).map(|record| record.id.clone()).collect();
-        self.remove_orphans(&known).await;
+        // What is still held for a pod goes before what shows that it was longshore's.
+        let mut kept = known.clone();
+        kept.extend(self.held_for_unknown().await?);
+        self.remove_orphans(&kept).await;
         self.roll_back(cut_off);
         let (pods, containers) =
             (self.containers.store.pods().len(), self.containers.store.containers().len());
@@ -94,8 +98,24 @@ impl Pods {
         Ok(known)
     }
 
+    /// Ids of no record for which a network, a task or a shim is there still: a later round
+    /// removes all of theirs, in order.
+    async fn held_for_unknown(&self) -> Result<HashSet<String>> {
+        let parts = &self.containers;
+        let world = leftovers::look(&parts.config, Some(&parts.containerd), leftovers::From::Within).await?;
+        let things = world.things().into_iter().filter(|thing| {
+            let is_held = matches!(thing.left.kind, "cni-attachment" | "network-namespace" | "task" | "shim");
+            is_held && thing.left.removed_by == RemovedBy::Server && parts.store.pod(&thing.id).is_err()
+        });
+        Ok(things.map(|thing| thing.id).collect())
+    }
+
     /// A pod from its record: READY exactly if pause runs (REC-04).
-    async fn load_pod(&self, record: &ContainerRecord, task: Option<&Process>) -> Option<Arc<Pod>> {
+    pub(super) async fn load_pod(
+        &self,
+        record: &ContainerRecord,
+        task: Option<&Process>,
+    ) -> Option<Arc<Pod>> {
         let metadata = match record::sandbox_metadata(record) {
             Ok(metadata) => metadata,
             Err(error) => {

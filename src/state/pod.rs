@@ -102,6 +102,29 @@ impl Pod {
         }
     }
 
+    /// The metadata as it is recorded.
+    #[must_use]
+    pub fn metadata(&self) -> SandboxMetadata {
+        let network = lock(&self.network).clone();
+        let mut ips = network.ips.iter().map(ToString::to_string);
+        SandboxMetadata {
+            id: self.id.to_string(),
+            name: self.name.clone(),
+            config: (*self.config).clone(),
+            netns_path: self
+                .netns
+                .as_ref()
+                .map(|path| path.to_string_lossy().into_owned())
+                .unwrap_or_default(),
+            ip: ips.next().unwrap_or_default(),
+            additional_ips: Some(ips.collect::<Vec<_>>()).filter(|ips| !ips.is_empty()),
+            runtime_handler: self.handler.clone(),
+            cni_result: network.cni_result,
+            process_label: self.process_label.clone(),
+            ..SandboxMetadata::default()
+        }
+    }
+
     /// The name of the handler that it runs with; empty for the default one.
     #[must_use]
     pub fn handler_name(&self) -> &str {

@@ -44,6 +44,15 @@ impl Store {
         }
     }
 
+    /// Whether `id` is in a table, or has a name: from before the first thing of it is made
+    /// until the last one is undone or removed.
+    #[must_use]
+    pub fn knows(&self, id: &str) -> bool {
+        lock(&self.pods).contains_key(id)
+            || lock(&self.containers).contains_key(id)
+            || lock(&self.names).values().any(|holder| holder == id)
+    }
+
     /// Makes a pod visible.
     pub fn add_pod(&self, pod: Arc<Pod>) {
         self.levels.reserve_label(&pod.process_label);

@@ -14,6 +14,7 @@ pub mod mountinfo;
 pub mod netns;
 pub mod owners;
 pub mod process;
+pub mod processes;
 pub mod relabel;
 pub mod signal;
 pub mod socket;

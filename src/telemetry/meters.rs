@@ -57,6 +57,7 @@ pub struct Meters {
     pulls: Calls<0>,
     pull_bytes: Counter,
     events_lost: Counter,
+    repairs: Family<Labels<1>, Counter>,
     looked: Looked,
     plugins: Mutex<BTreeSet<&'static str>>,
 }
@@ -81,9 +82,24 @@ impl Default for Meters {
         list.register_with_unit("image_pull_received", help, Unit::Bytes, pull_bytes.clone());
         let help = "Events that subscribers were too slow for";
         list.register("events_lost", help, events_lost.clone());
+        let repairs = Family::default();
+        let help = "What was not as it should be, and was put right";
+        list.register("repairs", help, repairs.clone());
         let looked = Looked::new(list);
         let plugins = Mutex::default();
-        Meters { registry, cri, containerd, cni, stages, pulls, pull_bytes, events_lost, looked, plugins }
+        Meters {
+            registry,
+            cri,
+            containerd,
+            cni,
+            stages,
+            pulls,
+            pull_bytes,
+            events_lost,
+            repairs,
+            looked,
+            plugins,
+        }
     }
 }
 
@@ -136,6 +152,11 @@ impl Meters {
     /// A subscriber was too slow for so many events.
     pub fn events_lost(&self, events: u64) {
         self.events_lost.inc_by(events);
+    }
+
+    /// The server has put right something of this kind, by comparing.
+    pub fn repaired(&self, kind: &'static str) {
+        self.repairs.get_or_create(&[("kind", kind)]).inc();
     }
 
     /// Everything, with what was just looked at, in OpenMetrics' text form.

@@ -4,20 +4,16 @@ use std::collections::BTreeSet;
 use std::path::Path;
 use std::process::{Command, Output};
 
-use containerd_client::services::v1::containers_client::ContainersClient;
-use containerd_client::services::v1::leases_client::LeasesClient;
-use containerd_client::services::v1::snapshots::PrepareSnapshotRequest;
-use containerd_client::services::v1::snapshots::snapshots_client::SnapshotsClient;
-use containerd_client::services::v1::{
-    Container as Record, CreateContainerRequest, CreateRequest, DeleteContainerRequest, GetContainerRequest,
-};
+use containerd_client::services::v1::Container as Record;
 use serde_json::Value;
-use tonic::Request;
 
 use crate::harness::{LIMIT, Node, Server, patient, wait_until};
 
 /// A secret that no output may have.
 const SECRET: &str = "hunter2";
+
+/// A server that compares only at its start.
+const STARTS_ONLY: &str = "[server]\nreconcile_period_s = 0\n";
 
 /// What a command said.
 struct Said {
@@ -254,11 +250,11 @@ fn a_wrong_configuration_is_told_with_its_line() {
 /// the record is back.
 #[tokio::test]
 async fn what_a_lost_pod_leaves_is_found() {
-    let node = Node::with(Server::Longshore).start().await;
+    let node = Node::with(Server::Longshore).config(STARTS_ONLY).start().await;
     let pod = node.pod("a").run().await.expect("a pod");
     let container = pod.container("c").forever().run().await.expect("it runs");
     node.longshore().terminate().await;
-    let record = take_record(&node, &pod.id).await;
+    let record = node.containerd().behind().take_record(&pod.id).await;
     let said = on(&node, "check", &[]);
     let want = of_ours([
         ("task", "nobody"),
@@ -275,7 +271,7 @@ async fn what_a_lost_pod_leaves_is_found() {
     let task = said.says("leftovers", "problem", &["task", &pod.id]);
     assert!(task["advice"].as_str().expect("advice").contains("tasks rm"), "{task}");
 
-    put_record(&node, record).await;
+    node.containerd().behind().put_record(record).await;
     let (root, _) = node.longshore().folders();
     let status = root.join("containers").join(&container.id).join("status");
     std::fs::rename(&status, node.place().path("status")).expect("moved");
@@ -295,7 +291,7 @@ async fn what_a_lost_pod_leaves_is_found() {
 /// else.
 #[tokio::test]
 async fn what_is_made_by_hand_is_found_and_the_next_start_removes_what_it_should() {
-    let node = Node::with(Server::Longshore).start().await;
+    let node = Node::with(Server::Longshore).config(STARTS_ONLY).start().await;
     let pod = node.pod("a").run().await.expect("a pod");
     let container = pod.container("c").forever().run().await.expect("it runs");
     node.longshore().terminate().await;
@@ -333,14 +329,14 @@ async fn what_is_made_by_hand_is_found_and_the_next_start_removes_what_it_should
         spec: Some(prost_types::Any { type_url: "x".into(), value: b"{}".to_vec() }),
         ..Record::default()
     };
-    put_record(&node, record).await;
+    node.containerd().behind().put_record(record).await;
     let exec = state.join("containers").join(&container.id).join("io/99");
     make(&exec);
     let mode = rustix::fs::Mode::RWXU;
     rustix::fs::mkfifoat(rustix::fs::CWD, exec.join("exec-stdout"), mode).expect("a FIFO");
-    lease(&node, &gone, "longshore.io/pod").await;
-    lease(&node, "longshore-image-1", "any").await;
-    snapshot(&node, &pod.id, &gone).await;
+    node.containerd().behind().make_lease(&gone, "longshore.io/pod").await;
+    node.containerd().behind().make_lease("longshore-image-1", "any").await;
+    node.containerd().behind().make_snapshot(&pod.id, &gone).await;
 
     let stays = [("record", "nobody"), ("network-namespace", "nobody"), ("cni-attachment", "nobody")];
     let goes = ["folder", "mount", "fifo", "lease", "snapshot"].map(|kind| (kind, "server"));
@@ -359,7 +355,7 @@ async fn what_is_made_by_hand_is_found_and_the_next_start_removes_what_it_should
     rustix::mount::unmount(&pin, rustix::mount::UnmountFlags::empty()).expect("unmounted");
     std::fs::remove_file(&pin).expect("removed");
     std::fs::remove_file(&attachment).expect("removed");
-    take_record(&node, &broken).await;
+    node.containerd().behind().take_record(&broken).await;
     // The folder of the record that could not be read is of nothing known from now on.
     let said = on(&node, "doctor", &[]);
     assert_eq!(said.left(), of_ours([("folder", "server")]), "{:#}", said.report);
@@ -398,45 +394,4 @@ async fn pods_of_the_plugin_are_a_conflict_and_not_ours() {
     node.longshore().start().await;
     wait_until("the server", async || node.version().await.is_ok()).await;
     node.finish().await;
-}
-
-fn in_namespace<T>(message: T) -> Request<T> {
-    let mut request = Request::new(message);
-    request.metadata_mut().insert("containerd-namespace", "k8s.io".parse().expect("a namespace"));
-    request
-}
-
-/// Deletes the record of `id` behind everybody's back, and gives it.
-async fn take_record(node: &Node, id: &str) -> Record {
-    let mut client = ContainersClient::new(node.containerd().channel());
-    let get = in_namespace(GetContainerRequest { id: id.to_owned() });
-    let record = client.get(get).await.expect("a record").into_inner().container.expect("a record");
-    let delete = in_namespace(DeleteContainerRequest { id: id.to_owned() });
-    client.delete(delete).await.expect("deleted");
-    record
-}
-
-/// Makes a lease with a label.
-async fn lease(node: &Node, id: &str, label: &str) {
-    let labels = [(label.to_owned(), "x".to_owned())].into();
-    let create = CreateRequest { id: id.to_owned(), labels };
-    LeasesClient::new(node.containerd().channel()).create(in_namespace(create)).await.expect("a lease");
-}
-
-/// Makes a snapshot of nothing under a lease.
-async fn snapshot(node: &Node, lease: &str, key: &str) {
-    let prepare = PrepareSnapshotRequest {
-        snapshotter: "overlayfs".into(),
-        key: key.to_owned(),
-        ..PrepareSnapshotRequest::default()
-    };
-    let mut request = in_namespace(prepare);
-    request.metadata_mut().insert("containerd-lease", lease.parse().expect("an id"));
-    SnapshotsClient::new(node.containerd().channel()).prepare(request).await.expect("a snapshot");
-}
-
-async fn put_record(node: &Node, record: Record) {
-    let mut client = ContainersClient::new(node.containerd().channel());
-    let create = CreateContainerRequest { container: Some(record) };
-    client.create(in_namespace(create)).await.expect("stored");
 }

@@ -24,6 +24,7 @@ mod log_limit;
 mod metrics;
 mod neighbours;
 mod pull_kills;
+mod reconcile;
 mod restart;
 mod smoke;
 mod stats;

@@ -20,6 +20,7 @@ fn all() -> (Meters, Snapshot) {
     meters.pull().end_as(Some(Kind::NotFound));
     meters.pull_received(7);
     meters.events_lost(3);
+    meters.repaired("exit");
     let usage = Usage { open_fds: 10, max_fds: 1024, resident_bytes: 4096, ..Default::default() };
     let snapshot = Snapshot {
         pods: vec![("ready", 2), ("notready", 0)],
@@ -53,6 +54,7 @@ fn calls_are_timed_and_failures_counted_by_code() {
         ("longshore_image_pull_duration_seconds_count{}", "1"),
         ("longshore_image_pull_errors_total{code=\"NotFound\"}", "1"),
         ("longshore_events_lost_total", "3"),
+        ("longshore_repairs_total{kind=\"exit\"}", "1"),
         ("longshore_pods{state=\"ready\"}", "2"),
         ("longshore_log_written_bytes_total", "100"),
         ("longshore_process_open_fds{process=\"keeper\"}", "10"),

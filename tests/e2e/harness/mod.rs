@@ -24,6 +24,7 @@
 //! | `LONGSHORE_TEST_SEED` | what chance begins with |
 //! | `LONGSHORE_TEST_EVENT_CONTAINERS` | how many containers live for the subscribers of events; 12 |
 
+mod behind;
 mod beside;
 mod builder;
 pub(crate) mod cni;

@@ -6,9 +6,7 @@ use std::time::Duration;
 
 use futures_util::future::join_all;
 
-use super::super::processes::Process;
-use super::super::{LIMIT, finding};
-use super::{InContainerd, Kind, OnHost, Place, Record, World, is_pin};
+use super::{From, InContainerd, Kind, OnHost, Place, Record, World, is_pin};
 use crate::config::Config;
 use crate::containerd::{ContainerRecord, Containerd};
 use crate::error::Result;
@@ -16,17 +14,20 @@ use crate::flow;
 use crate::ids::is_id;
 use crate::image::LEASE_PREFIX;
 use crate::io::{self, fifo::Fifos};
-use crate::network::survey;
+use crate::network::survey::{self, Attached};
 use crate::proto::cri::ContainerState;
 use crate::spec::annotations::{KIND_CONTAINER, KIND_LABEL, KIND_SANDBOX};
 use crate::state::container::Status;
 use crate::state::record::{self, CREATING_LABEL, LEASE_LABEL};
 use crate::state::{Paths, checkpoint};
+use crate::sys::processes::{self, Process};
 use crate::sys::{mountinfo, netns};
 
 /// Between two looks while a server runs: longer than a call that makes or removes something
 /// takes between its steps.
 const PAUSE: Duration = Duration::from_millis(700);
+/// How long the keeper may take to say what it has.
+const KEEPER_LIMIT: Duration = Duration::from_secs(3);
 /// The most namespaces of containerd that are looked at.
 const NAMESPACES_MAX: usize = 64;
 /// Folders that CRI servers share.
@@ -34,29 +35,26 @@ const SHARED_NETNS_DIRS: [&str; 2] = ["/run/netns", "/var/run/netns"];
 const SHARED_CACHE: &str = "/var/lib/cni";
 
 /// Looks at everything; twice while a server runs and something seems to be left.
-pub(in crate::check) async fn gather(
-    config: &Config,
-    client: Option<&Containerd>,
-    processes: &[Process],
-    server_runs: bool,
-) -> Result<World> {
-    let first = look(config, client, processes, server_runs).await?;
+///
+/// # Errors
+/// Those of containerd and of the kernel's tables.
+pub async fn gather(config: &Config, client: Option<&Containerd>, server_runs: bool) -> Result<World> {
+    let from = if server_runs { From::Beside } else { From::Alone };
+    let first = look(config, client, from).await?;
     let seen = first.names();
     if !server_runs || seen.is_empty() {
         return Ok(first);
     }
     tokio::time::sleep(PAUSE).await;
-    let again = flow::blocking(|| Ok(super::super::processes::all())).await?;
-    let second = look(config, client, &again, server_runs).await?;
+    let second = look(config, client, from).await?;
     Ok(World { seen_before: Some(seen), ..second })
 }
 
-async fn look(
-    config: &Config,
-    client: Option<&Containerd>,
-    processes: &[Process],
-    server_runs: bool,
-) -> Result<World> {
+/// Looks at everything once. What containerd has is not known without a client.
+///
+/// # Errors
+/// Those of containerd and of the kernel's tables.
+pub async fn look(config: &Config, client: Option<&Containerd>, from: From) -> Result<World> {
     let file = &config.file;
     let netns_dir = real(&file.cni.netns_dir);
     let place = Place {
@@ -65,19 +63,28 @@ async fn look(
         netns_dir,
         has_own_cache: real(&file.cni.cache_dir) != real(Path::new(SHARED_CACHE)),
         collects_garbage: file.cni.gc,
+        reconciles: file.server.reconcile_period_s > 0,
     };
-    let kept = io::look(&file.state, LIMIT).await.ok().flatten();
+    let kept = io::look(&file.state, KEEPER_LIMIT).await.ok().flatten();
     let kept = kept.map(|keeper| keeper.containers.into_iter().map(|io| io.id).collect());
     let paths = Paths::new(&file.root, &file.state);
     let (pins, cache) = (place.netns_dir.clone(), file.cni.cache_dir.clone());
     let mut host = flow::blocking(move || on_host(&paths, &pins, &cache)).await?;
     host.kept = kept.unwrap_or_default();
-    host.shims = shims(processes, &file.containerd.address, &place.namespace);
+    let (address, namespace) = (file.containerd.address.clone(), place.namespace.clone());
+    host.shims = flow::blocking(move || Ok(shims(&processes::all(), &address, &namespace))).await?;
     let containerd = match client {
-        Some(client) => Some(in_containerd(client, &place.namespace).await?),
+        Some(client) => Some(in_containerd(client, config, &host).await?),
         None => None,
     };
-    Ok(World { place, server_runs, containerd, host, seen_before: None })
+    Ok(World {
+        place,
+        server_runs: from != From::Alone,
+        is_within: from == From::Within,
+        containerd,
+        host,
+        seen_before: None,
+    })
 }
 
 /// Reads folders and tables of the kernel. Blocks.
@@ -156,35 +163,65 @@ fn shims(processes: &[Process], address: &Path, namespace: &str) -> Vec<(u32, St
     ours.filter_map(|process| Some((process.pid, process.flag("id")?.to_owned()))).collect()
 }
 
-async fn in_containerd(client: &Containerd, namespace: &str) -> Result<InContainerd> {
-    let tasks = client.list_tasks().await?.into_iter().map(|task| task.container_id).collect();
-    let mut found = InContainerd { tasks, ..InContainerd::default() };
+async fn in_containerd(client: &Containerd, config: &Config, host: &OnHost) -> Result<InContainerd> {
+    let snapshots = containers_snapshots(client, config).await;
+    let tasks = client.list_tasks().await?.into_iter().map(|task| (task.container_id, task.status));
+    let mut found = InContainerd { tasks: tasks.collect(), ..InContainerd::default() };
     for lease in client.list_leases().await? {
         if lease.labels.contains_key(LEASE_LABEL) {
-            found.pod_leases.insert(lease.id);
+            found.pod_leases.insert(lease.id.clone());
         } else if lease.id.starts_with(LEASE_PREFIX) {
-            found.image_leases.insert(lease.id);
+            found.image_leases.insert(lease.id.clone());
+        }
+        if is_id(&lease.id) {
+            found.leases.insert(lease.id);
         }
     }
-    let asked = found.pod_leases.iter().map(|lease| async move {
-        // It may have gone meanwhile.
-        let held = client.leased_snapshots(lease).await.unwrap_or_default();
-        held.into_iter().map(|(snapshotter, key)| (lease.clone(), snapshotter, key)).collect::<Vec<_>>()
-    });
-    let held = join_all(asked).await;
-    found.snapshots.extend(held.into_iter().flatten());
-    let others = client.list_namespaces().await?.into_iter().filter(|other| other != namespace);
-    for other in others.take(NAMESPACES_MAX) {
-        for record in client.in_namespace(&other)?.list_containers(&[]).await? {
+    // One at a time: all specs together take megabytes.
+    let each = |record: ContainerRecord| {
+        let read = read(&record);
+        if !read.netns.as_os_str().is_empty() {
+            found.netns.insert(read.netns.clone());
+        } else if read.kind == Kind::Other || read.wrong.is_some() {
             found.netns.extend(netns_of(&record));
-            found.ids_elsewhere.insert(record.id);
         }
+        found.records.push(read);
+    };
+    client.each_container(&[], each).await?;
+    // More is asked only where something seems to be left.
+    let known: BTreeSet<&str> = found.records.iter().map(|record| record.id.as_str()).collect();
+    if snapshots.iter().any(|key| !known.contains(key.as_str())) {
+        let asked = found.pod_leases.iter().map(|lease| async move {
+            // It may have gone meanwhile.
+            let held = client.leased_snapshots(lease).await.unwrap_or_default();
+            held.into_iter().map(|(snapshotter, key)| (lease.clone(), snapshotter, key)).collect::<Vec<_>>()
+        });
+        let held = join_all(asked).await.into_iter().flatten();
+        let is_left = |(_, _, key): &(_, _, String)| snapshots.contains(key) && !known.contains(key.as_str());
+        found.snapshots = held.filter(is_left).collect();
     }
-    for record in client.list_containers(&[]).await? {
-        found.netns.extend(netns_of(&record));
-        found.records.push(read(&record));
+    let is_unknown = |attached: &Attached| !known.contains(attached.id.as_str());
+    if host.attachments.iter().any(is_unknown) || host.pins.iter().any(|pin| !found.netns.contains(pin)) {
+        let own = &config.file.containerd.namespace;
+        let others = client.list_namespaces().await?.into_iter().filter(|other| other != own);
+        for other in others.take(NAMESPACES_MAX) {
+            for record in client.in_namespace(&other)?.list_containers(&[]).await? {
+                found.netns.extend(netns_of(&record));
+                found.ids_elsewhere.insert(record.id);
+            }
+        }
     }
     Ok(found)
+}
+
+/// Keys of snapshots that are named as those of containers, of all that handlers use.
+async fn containers_snapshots(client: &Containerd, config: &Config) -> BTreeSet<String> {
+    let snapshotters: BTreeSet<&str> =
+        config.handlers.iter().map(|handler| handler.snapshotter.as_str()).collect();
+    let lists = join_all(snapshotters.into_iter().map(|name| client.list_snapshots(name))).await;
+    // One that is not there has none.
+    let all = lists.into_iter().flat_map(Result::unwrap_or_default).map(|snapshot| snapshot.name);
+    all.filter(|key| is_id(key)).collect()
 }
 
 /// What a record says: of its own, and by its spec.
@@ -210,7 +247,7 @@ fn read(record: &ContainerRecord) -> Record {
         is_creating: record.labels.get(CREATING_LABEL).is_some_and(|value| value == "true"),
         ..Record::default()
     };
-    let wrong = |error: crate::error::Error| Some(finding::masked(error.message()));
+    let wrong = |error: crate::error::Error| Some(error.message().to_owned());
     match kind {
         Kind::Pod => match record::sandbox_metadata(record) {
             Ok(metadata) => {

@@ -2,7 +2,11 @@
 //!
 //! [`World`] holds what there is, side by side; the comparison (`compare`) looks from the things
 //! to the records, which were read last: what a pod in the making has got already is then never
-//! taken for left. While a server runs, only what is found twice counts.
+//! taken for left. While a server runs, only what is found twice counts. `longshore doctor` tells
+//! of what is left, the server (`pod/reconcile`) removes what is its own.
+//!
+//! A look is cheap: containerd is asked for its lists, and for more only where something seems
+//! to be left.
 //!
 //! What has an id of 64 digits is longshore's or of another CRI server, since all of them
 //! name alike. It is *ours* only with evidence: a folder of ours, a lease with our label, the
@@ -19,9 +23,10 @@
 //! | `pod` | its making was cut off | server |
 //! | `container` | without its pod, or without its status file | kubelet |
 //! | `record` | that cannot be read | nobody |
-//! | `task`, `shim` | of no record | nobody; a shim that containerd has lost: server |
-//! | `network-namespace` | pinned, of no record | nobody |
-//! | `cni-attachment` | in libcni's cache, of no record | server with `cni.gc`, else nobody |
+//! | `shim` | that containerd has lost | server |
+//! | `task`, `shim` | of no record | server, if ours and it reconciles; else nobody |
+//! | `network-namespace` | pinned, of no record | the same |
+//! | `cni-attachment` | in libcni's cache, of no record | the same; also with `cni.gc` |
 
 mod compare;
 mod gather;
@@ -32,19 +37,56 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 use compare::{Look, is_in};
-pub(super) use gather::gather;
+pub use gather::{gather, look};
+use serde::Serialize;
 
-use super::finding::{Finding, Left, RemovedBy, counted};
+use crate::containerd::ProcessStatus;
 use crate::network::survey::Attached;
 
-const SUBJECT: &str = "leftovers";
+/// Something that belongs to no pod any more.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Left {
+    /// `folder`, `mount`, `network-namespace`, …
+    pub kind: &'static str,
+    /// Its path or id.
+    pub name: String,
+    /// Whether it is known to be longshore's; else it may be another CRI server's.
+    pub ours: bool,
+    /// Who removes it.
+    pub removed_by: RemovedBy,
+}
+
+/// Who removes what is left.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum RemovedBy {
+    /// The server, at its next start, or before where it reconciles.
+    Server,
+    /// The kubelet, which finds it in the lists of the CRI.
+    Kubelet,
+    /// Nobody by himself.
+    Nobody,
+}
+
+/// From where is looked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum From {
+    /// No server runs.
+    Alone,
+    /// Beside a server that runs: what it is about to make is not known.
+    Beside,
+    /// By the server, who leaves out what it is about to make.
+    Within,
+}
 
 /// What there is.
 #[derive(Clone, Debug, Default)]
-pub(super) struct World {
+pub struct World {
     /// Whose: of the configuration.
     place: Place,
     server_runs: bool,
+    /// Whether it is that server who looks.
+    is_within: bool,
     /// What containerd has; `None` where it does not answer.
     containerd: Option<InContainerd>,
     host: OnHost,
@@ -61,6 +103,8 @@ struct Place {
     has_own_netns_dir: bool,
     has_own_cache: bool,
     collects_garbage: bool,
+    /// Whether a server that runs removes what is left, without a start.
+    reconciles: bool,
 }
 
 #[derive(Clone, Debug, Default)]
@@ -70,13 +114,15 @@ struct InContainerd {
     ids_elsewhere: BTreeSet<String>,
     /// Network namespaces that records of any namespace name.
     netns: BTreeSet<PathBuf>,
-    /// Id of each task.
-    tasks: BTreeSet<String>,
+    /// Each task, by its id.
+    tasks: BTreeMap<String, ProcessStatus>,
+    /// All leases whose id is that of a pod.
+    leases: BTreeSet<String>,
     /// Leases of pods, with our label.
     pod_leases: BTreeSet<String>,
     /// Leases of pulls and the like.
     image_leases: BTreeSet<String>,
-    /// Snapshots under leases of pods: lease, snapshotter, key.
+    /// Snapshots under leases of pods that no record has: lease, snapshotter, key.
     snapshots: Vec<(String, String, String)>,
 }
 
@@ -128,15 +174,24 @@ struct OnHost {
 }
 
 /// One thing, and why it counts as left.
-struct Thing {
-    left: Left,
-    why: String,
-    advice: String,
+#[derive(Clone, Debug)]
+pub struct Thing {
+    /// What it is.
+    pub left: Left,
+    /// Id of the pod or container that it was of; empty where that is not known.
+    pub id: String,
+    /// That of a snapshot.
+    pub snapshotter: Option<String>,
+    /// Why nobody needs it.
+    pub why: String,
+    /// What to do about it where nobody does it by himself.
+    pub advice: String,
 }
 
 impl World {
     /// Pods of the namespace of which this longshore has nothing.
-    pub(super) fn foreign_pods(&self) -> Vec<String> {
+    #[must_use]
+    pub fn foreign_pods(&self) -> Vec<String> {
         let Some(containerd) = &self.containerd else { return Vec::new() };
         let claimed = self.claimed();
         let pods = containerd.records.iter().filter(|record| record.kind == Kind::Pod);
@@ -166,11 +221,22 @@ impl World {
     }
 
     /// Names of all that is left now, to be compared with a second look.
-    fn names(&self) -> BTreeSet<(&'static str, String)> {
-        self.things().into_iter().map(|thing| (thing.left.kind, thing.left.name)).collect()
+    #[must_use]
+    pub fn names(&self) -> BTreeSet<(&'static str, String)> {
+        self.all_things().into_iter().map(|thing| (thing.left.kind, thing.left.name)).collect()
     }
 
-    fn things(&self) -> Vec<Thing> {
+    /// All that is left; while a server runs, what was found twice.
+    #[must_use]
+    pub fn things(&self) -> Vec<Thing> {
+        let mut things = self.all_things();
+        if let Some(seen) = &self.seen_before {
+            things.retain(|thing| seen.contains(&(thing.left.kind, thing.left.name.clone())));
+        }
+        things
+    }
+
+    fn all_things(&self) -> Vec<Thing> {
         let Some(containerd) = &self.containerd else { return Vec::new() };
         let known: BTreeMap<&str, &Record> =
             containerd.records.iter().map(|record| (record.id.as_str(), record)).collect();
@@ -181,47 +247,59 @@ impl World {
         things.extend(look.of_kernel());
         things
     }
-}
 
-pub(super) fn compare(world: &World) -> Vec<Finding> {
-    if world.containerd.is_none() {
-        return Vec::new();
+    /// Whether containerd answered: else nothing is known to be left.
+    #[must_use]
+    pub fn is_complete(&self) -> bool {
+        self.containerd.is_some()
     }
-    let mut things = world.things();
-    if let Some(seen) = &world.seen_before {
-        things.retain(|thing| seen.contains(&(thing.left.kind, thing.left.name.clone())));
-    }
-    if things.is_empty() {
-        return vec![Finding::ok(SUBJECT, summary(world))];
-    }
-    things.into_iter().map(|thing| told(thing, world.server_runs)).collect()
-}
 
-fn summary(world: &World) -> String {
-    let records =
-        world.containerd.as_ref().map(|containerd| containerd.records.as_slice()).unwrap_or_default();
-    let count = |kind: Kind| records.iter().filter(|record| record.kind == kind).count();
-    let (pods, containers) = (counted(count(Kind::Pod), "pod"), counted(count(Kind::Container), "container"));
-    format!("none: everything belongs to one of {pods} and {containers} in {}", world.place.namespace)
-}
+    /// Whether a server runs, and whether it removes what is left without a start.
+    #[must_use]
+    pub fn server(&self) -> (bool, bool) {
+        (self.server_runs, self.place.reconciles)
+    }
 
-/// What the server or the kubelet removes is no problem before it runs; while it runs, it has
-/// not removed it.
-fn told(thing: Thing, server_runs: bool) -> Finding {
-    let Thing { left, why, advice } = thing;
-    let whose = if left.ours { "" } else { ", of longshore or another CRI server" };
-    let what = format!("{} {}{whose}: {why}", left.kind, left.name);
-    let advice = match left.removed_by {
-        RemovedBy::Server => "the server removes it at its next start".to_owned(),
-        RemovedBy::Kubelet => "the kubelet removes it, as soon as it asks the server".to_owned(),
-        RemovedBy::Nobody => format!("nobody removes it by himself: {advice}"),
-    };
-    let stays = left.removed_by == RemovedBy::Nobody || left.removed_by == RemovedBy::Server && server_runs;
-    let finding = match left.ours && stays {
-        true => Finding::problem(SUBJECT, what, &advice),
-        false => Finding::note(SUBJECT, what, &advice),
-    };
-    finding.of_leftover(left)
+    /// The namespace, and how many pods and containers it has.
+    #[must_use]
+    pub fn count(&self) -> (&str, usize, usize) {
+        let records = self.containerd.as_ref().map(|known| known.records.as_slice()).unwrap_or_default();
+        let count = |kind: Kind| records.iter().filter(|record| record.kind == kind).count();
+        (&self.place.namespace, count(Kind::Pod), count(Kind::Container))
+    }
+
+    /// The state of a task; none if containerd has no such task.
+    #[must_use]
+    pub fn task(&self, id: &str) -> Option<ProcessStatus> {
+        self.containerd.as_ref()?.tasks.get(id).copied()
+    }
+
+    /// Whether containerd has a record of it.
+    #[must_use]
+    pub fn has_record(&self, id: &str) -> bool {
+        self.containerd.as_ref().is_some_and(|known| known.records.iter().any(|record| record.id == id))
+    }
+
+    /// Whether there is a lease of that id, whoever made it.
+    #[must_use]
+    pub fn has_lease(&self, id: &str) -> bool {
+        self.containerd.as_ref().is_some_and(|known| known.leases.contains(id))
+    }
+
+    /// Ids of the records that are longshore's: pods whose making has not ended, and
+    /// containers.
+    #[must_use]
+    pub fn own_creations(&self) -> Vec<&str> {
+        let claimed = self.claimed();
+        let is_own = |record: &&Record| match record.kind {
+            _ if record.wrong.is_some() => false,
+            Kind::Pod => record.is_creating,
+            Kind::Container => claimed.contains(record.pod.as_str()),
+            Kind::Other => false,
+        };
+        let records = self.containerd.iter().flat_map(|known| &known.records);
+        records.filter(is_own).map(|record| record.id.as_str()).collect()
+    }
 }
 
 /// Whether a pin has the form that longshore and containerd's plugin give it: `cni-` and the

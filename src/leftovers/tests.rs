@@ -1,7 +1,8 @@
 //! The comparison, on worlds made up.
 
-use super::super::Verdict;
 use super::*;
+use crate::check::Verdict;
+use crate::check::leftovers::compare;
 
 /// A kind of things, and how one of them comes to be.
 type Change<'a> = (&'static str, &'a dyn Fn(&mut World));
@@ -36,7 +37,9 @@ fn whole() -> World {
         containerd: Some(InContainerd {
             records,
             netns: [pin.clone()].into(),
-            tasks: [pod.clone(), container.clone(), "tool".to_owned()].into(),
+            tasks: [pod.clone(), container.clone(), "tool".to_owned()]
+                .map(|id| (id, ProcessStatus::Running))
+                .into(),
             pod_leases: [pod.clone()].into(),
             snapshots: vec![(pod.clone(), "overlayfs".into(), container.clone())],
             ..InContainerd::default()
@@ -186,7 +189,7 @@ fn what_is_of_other_namespaces_and_programs_is_not_told() {
         let pin = PathBuf::from("/run/netns/cni-00000000-0000-0000-0000-00000000000d");
         containerd(world).netns.insert(pin.clone());
         containerd(world).ids_elsewhere.insert(id('d'));
-        containerd(world).tasks.insert("ctr-tool".into());
+        containerd(world).tasks.insert("ctr-tool".into(), ProcessStatus::Running);
         world.host.pins.push(pin.clone());
         world.host.attachments.push(Attached { file: "/c/d".into(), id: id('d'), netns: pin, is_pod: true });
         // Podman's, in its own folder.
@@ -206,10 +209,10 @@ fn a_pod_of_another_server_in_the_namespace_is_not_ours() {
     let mut world = whole();
     let theirs = Record { id: id('e'), kind: Kind::Pod, title: "d/theirs".into(), ..Record::default() };
     containerd(&mut world).records.push(theirs);
-    containerd(&mut world).tasks.insert(id('e'));
+    containerd(&mut world).tasks.insert(id('e'), ProcessStatus::Running);
     assert_eq!(world.foreign_pods(), ["d/theirs"]);
     assert_eq!(compare(&world)[0].verdict, Verdict::Ok);
-    let unrecorded = found(|world| _ = containerd(world).tasks.insert(id('e')));
+    let unrecorded = found(|world| _ = containerd(world).tasks.insert(id('e'), ProcessStatus::Running));
     assert_eq!(unrecorded, [("task", Verdict::Note, false, RemovedBy::Nobody)]);
     let shim = found(|world| world.host.shims.push((8, id('e'))));
     assert_eq!(shim, [("shim", Verdict::Note, false, RemovedBy::Nobody)]);
@@ -240,4 +243,41 @@ fn pins_are_known_by_their_form() {
     ] {
         assert_eq!(is_pin(&Path::new("/run/netns").join(name)), want, "{name}");
     }
+}
+
+#[test]
+fn what_is_ours_is_the_servers_to_remove_where_it_reconciles() {
+    let pin = || PathBuf::from("/run/netns/cni-00000000-0000-0000-0000-00000000000c");
+    let removers = |is_ours: bool| {
+        let left = found(|world| {
+            world.place.reconciles = true;
+            (world.server_runs, world.is_within) = (true, true);
+            if is_ours {
+                world.host.folders.push(("/l/sandboxes/c".into(), id('c')));
+            }
+            world.host.pins.push(pin());
+            let attached = Attached { file: "/c/c".into(), id: id('c'), netns: pin(), is_pod: true };
+            world.host.attachments.push(attached);
+            world.host.shims.push((9, id('c')));
+            containerd(world).tasks.insert(id('c'), ProcessStatus::Running);
+        });
+        let left = left.into_iter().filter(|(kind, ..)| *kind != "folder");
+        left.map(|(_, verdict, ours, remover)| (verdict, ours, remover)).collect::<Vec<_>>()
+    };
+    assert_eq!(removers(true), [(Verdict::Note, true, RemovedBy::Server); 4]);
+    assert_eq!(removers(false), [(Verdict::Note, false, RemovedBy::Nobody); 4]);
+}
+
+#[test]
+fn a_server_sees_what_it_makes_itself_and_nobody_beside_it_does() {
+    let snapshot = |is_within: bool| {
+        found(|world| {
+            containerd(world).snapshots.push((id('a'), "overlayfs".into(), id('d')));
+            (world.server_runs, world.is_within) = (true, is_within);
+        })
+    };
+    assert_eq!((snapshot(true).len(), snapshot(false).len()), (1, 0));
+    let mut world = whole();
+    containerd(&mut world).records[0].is_creating = true;
+    assert_eq!(world.own_creations(), [id('a'), id('b')]);
 }

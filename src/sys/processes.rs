@@ -4,21 +4,25 @@ use std::path::Path;
 
 /// A process.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(super) struct Process {
-    pub(super) pid: u32,
-    pub(super) arguments: Vec<String>,
+pub struct Process {
+    /// Its id.
+    pub pid: u32,
+    /// Its command line.
+    pub arguments: Vec<String>,
 }
 
 impl Process {
     /// The name of its program.
-    pub(super) fn program(&self) -> &str {
+    #[must_use]
+    pub fn program(&self) -> &str {
         let path = self.arguments.first().map(String::as_str).unwrap_or_default();
         path.rsplit('/').next().unwrap_or_default()
     }
 
     /// The value of a flag, as Go's programs take it: `-name value`, `--name=value`. The last
     /// one counts.
-    pub(super) fn flag(&self, name: &str) -> Option<&str> {
+    #[must_use]
+    pub fn flag(&self, name: &str) -> Option<&str> {
         let mut found = None;
         for (place, argument) in self.arguments.iter().enumerate().skip(1) {
             let Some(flag) = argument.strip_prefix("--").or_else(|| argument.strip_prefix('-')) else {
@@ -35,7 +39,8 @@ impl Process {
 }
 
 /// All of them but the kernel's. Blocks.
-pub(super) fn all() -> Vec<Process> {
+#[must_use]
+pub fn all() -> Vec<Process> {
     let entries = std::fs::read_dir("/proc").into_iter().flatten().flatten();
     let pids = entries.filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());
     let read = pids.filter_map(|pid| {
@@ -55,7 +60,8 @@ fn arguments(line: &[u8]) -> Vec<String> {
 }
 
 /// Who holds a lock (flock) on `path`: a process id. Nothing is locked for it. Blocks.
-pub(super) fn lock_holder(path: &Path) -> Option<u32> {
+#[must_use]
+pub fn lock_holder(path: &Path) -> Option<u32> {
     use std::os::unix::fs::MetadataExt;
     let path = path.canonicalize().ok()?;
     let inode = std::fs::metadata(&path).ok()?.ino();

@@ -3,8 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
-use super::super::finding::{Left, RemovedBy, counted};
-use super::{InContainerd, Kind, Record, Thing, World, is_pin};
+use super::{InContainerd, Kind, Left, Record, RemovedBy, Thing, World, is_pin};
 use crate::ids::is_id;
 
 /// The comparison.
@@ -20,7 +19,13 @@ pub(super) struct Look<'a> {
 impl Look<'_> {
     fn thing(&self, kind: &'static str, name: String, id: &str, removed_by: RemovedBy, why: &str) -> Thing {
         let ours = self.claimed.contains(id);
-        Thing { left: Left { kind, name, ours, removed_by }, why: why.to_owned(), advice: String::new() }
+        let left = Left { kind, name, ours, removed_by };
+        Thing { left, id: id.to_owned(), snapshotter: None, why: why.to_owned(), advice: String::new() }
+    }
+
+    /// Who removes what a start does not: a server that reconciles, where it is its own.
+    fn remover(&self, ours: bool) -> RemovedBy {
+        if ours && self.world.place.reconciles { RemovedBy::Server } else { RemovedBy::Nobody }
     }
 
     fn is_known(&self, id: &str) -> bool {
@@ -69,31 +74,39 @@ impl Look<'_> {
     pub(super) fn of_containerd(&self) -> Vec<Thing> {
         let namespace = &self.world.place.namespace;
         let mut things = Vec::new();
-        for id in self.containerd.tasks.iter().filter(|id| is_id(id) && !self.is_known(id)) {
+        for id in self.containerd.tasks.keys().filter(|id| is_id(id) && !self.is_known(id)) {
             let why = "its processes may run, and there is no record of it";
-            let mut thing = self.thing("task", id.clone(), id, RemovedBy::Nobody, why);
+            let removed_by = self.remover(self.claimed.contains(id.as_str()));
+            let mut thing = self.thing("task", id.clone(), id, removed_by, why);
             thing.advice = format!("`ctr -n {namespace} tasks rm -f {id}`");
             things.push(thing);
         }
         for id in self.containerd.pod_leases.iter().filter(|id| !self.is_known(id)) {
-            let held = self.containerd.snapshots.iter().filter(|(lease, ..)| lease == id).count();
-            let why = format!("its pod is gone; it keeps {} from being collected", counted(held, "snapshot"));
-            things.push(self.thing("lease", id.clone(), id, RemovedBy::Server, &why));
+            let why = "its pod is gone; what it holds is never collected";
+            things.push(self.thing("lease", id.clone(), id, RemovedBy::Server, why));
         }
-        // What a server that runs is busy with is not left.
-        if self.world.server_runs {
+        // What a server that runs is busy with is not left, and only it knows what that is.
+        if self.world.server_runs && !self.world.is_within {
+            return things;
+        }
+        for (lease, snapshotter, key) in &self.containerd.snapshots {
+            if self.is_known(lease) && !self.is_known(key) {
+                let why = format!("in {snapshotter}, of a container of pod {lease} that was never recorded");
+                let mut thing = self.thing("snapshot", key.clone(), lease, RemovedBy::Server, &why);
+                thing.id.clone_from(key);
+                thing.snapshotter = Some(snapshotter.clone());
+                things.push(thing);
+            }
+        }
+        // Of these it takes care itself.
+        if self.world.is_within {
             return things;
         }
         for id in &self.containerd.image_leases {
-            let left = Left { kind: "lease", name: id.clone(), ours: true, removed_by: RemovedBy::Server };
-            let why = "of a pull that was cut off; it ends by itself after a day".to_owned();
-            things.push(Thing { left, why, advice: String::new() });
-        }
-        for (lease, snapshotter, key) in &self.containerd.snapshots {
-            if self.is_known(lease) && is_id(key) && !self.is_known(key) {
-                let why = format!("in {snapshotter}, of a container of pod {lease} that was never recorded");
-                things.push(self.thing("snapshot", key.clone(), lease, RemovedBy::Server, &why));
-            }
+            let why = "of a pull that was cut off; it ends by itself after a day";
+            let mut thing = self.thing("lease", id.clone(), "", RemovedBy::Server, why);
+            thing.left.ours = true;
+            things.push(thing);
         }
         things
     }
@@ -114,7 +127,7 @@ impl Look<'_> {
             things.push(self.thing("log", id.clone(), id, RemovedBy::Server, why));
         }
         for (folder, container, process) in &host.fifos {
-            let has_task = self.containerd.tasks.contains(container);
+            let has_task = self.containerd.tasks.contains_key(container);
             let ended = host.ended.contains(container) && !has_task && !host.kept.contains(container);
             let cut_off = process != container && !self.world.server_runs;
             if self.is_known(container) && (ended || cut_off) {
@@ -158,7 +171,8 @@ impl Look<'_> {
             match self.known.get(id.as_str()) {
                 None if is_id(id) => {
                     let why = "its containerd has no record of it";
-                    let mut thing = self.thing("shim", name, id, RemovedBy::Nobody, why);
+                    let removed_by = self.remover(self.claimed.contains(id.as_str()));
+                    let mut thing = self.thing("shim", name, id, removed_by, why);
                     thing.advice =
                         format!("look at its children first (`pstree -p {pid}`), then `kill {pid}`");
                     things.push(thing);
@@ -177,7 +191,7 @@ impl Look<'_> {
     fn serves_a_task(&self, pod: &str) -> bool {
         let is_of =
             |task: &String| task == pod || self.known.get(task.as_str()).is_some_and(|r| r.pod == pod);
-        self.containerd.tasks.iter().any(is_of)
+        self.containerd.tasks.keys().any(is_of)
     }
 
     fn of_networks(&self) -> Vec<Thing> {
@@ -189,10 +203,11 @@ impl Look<'_> {
                 || owner.is_some_and(|attached| self.claimed.contains(attached.id.as_str()));
             let of = owner.map(|attached| format!(" (it was pod {}'s)", attached.id)).unwrap_or_default();
             let left =
-                Left { kind: "network-namespace", name: shown(path), ours, removed_by: RemovedBy::Nobody };
+                Left { kind: "network-namespace", name: shown(path), ours, removed_by: self.remover(ours) };
+            let id = owner.map(|attached| attached.id.clone()).unwrap_or_default();
             let why = format!("no pod of any namespace in this containerd has it{of}");
             let advice = format!("`umount {0} && rm {0}`", shown(path));
-            things.push(Thing { left, why, advice });
+            things.push(Thing { left, id, snapshotter: None, why, advice });
         }
         for attached in &host.attachments {
             let id = attached.id.as_str();
@@ -209,13 +224,13 @@ impl Look<'_> {
             let removed_by = if place.collects_garbage && !host.pins.contains(&attached.netns) {
                 RemovedBy::Server
             } else {
-                RemovedBy::Nobody
+                self.remover(ours)
             };
             let left = Left { kind: "cni-attachment", name: shown(&attached.file), ours, removed_by };
             let why = format!("pod {id} is gone; its addresses are not given back");
             let advice = "with cni.gc = true, and without the network namespace, the server's next start has the \
                           plugins give back what it holds";
-            things.push(Thing { left, why, advice: advice.to_owned() });
+            things.push(Thing { left, id: id.to_owned(), snapshotter: None, why, advice: advice.to_owned() });
         }
         things
     }
