@@ -164,7 +164,9 @@ fn containerd_calls(text: &str) -> Vec<String> {
 /// SVC-35: lists, states and figures are told from memory and from the kernel's files.
 #[tokio::test]
 async fn who_looks_at_pods_does_not_trouble_containerd() {
-    let node = Node::with(Server::Longshore).config(AT_A_SOCKET).start().await;
+    // Nor does the server compare meanwhile.
+    let alone = "[server]\nreconcile_period_s = 0\n";
+    let node = Node::with(Server::Longshore).config(AT_A_SOCKET).config(alone).start().await;
     let socket = node.place().path("m.sock");
     for number in 0..3 {
         let pod = node.pod(&format!("pod-{number}")).run().await.expect("a pod");
