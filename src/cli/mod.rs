@@ -5,6 +5,7 @@ mod config;
 mod images;
 mod keeper;
 mod serve;
+mod trace;
 mod version;
 
 use std::process::ExitCode;
@@ -33,6 +34,8 @@ enum Command {
     Config(config::Arguments),
     /// Show what the server does with images.
     Images(images::Arguments),
+    /// Show what each call of the CRI caused, and how long that took.
+    Trace(trace::Arguments),
     /// Print the versions of this program and, when they answer, of the server and its containerd.
     Version(version::Arguments),
     /// Keep the output of containers (started by the server).
@@ -49,6 +52,7 @@ pub fn run() -> ExitCode {
         Command::Serve(arguments) => serve::run(arguments),
         Command::Config(arguments) => config::run(arguments),
         Command::Images(arguments) => images::run(arguments),
+        Command::Trace(arguments) => trace::run(arguments),
         Command::Version(arguments) => version::run(arguments),
         Command::Keeper(arguments) => keeper::run(arguments),
     };

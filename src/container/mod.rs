@@ -39,7 +39,8 @@ use crate::image::Images;
 use crate::io::Keeper;
 use crate::proto::cri::ContainerConfig;
 use crate::spec::{self, Features, Host, PodFiles};
-use crate::state::{Paths, Pod, Store};
+use crate::state::{Container, Paths, Pod, Store};
+use crate::trace;
 
 /// Everything that the verbs of containers need. Cheap to clone.
 #[derive(Clone)]
@@ -106,6 +107,18 @@ impl Containers {
                 pod.id
             ))
         })
+    }
+
+    /// Tells the recorder that the present call is about `container`.
+    pub(crate) fn tell_of(&self, container: &Container) {
+        trace::about(|about| {
+            let metadata = container.metadata.config.metadata.as_ref();
+            about.container = metadata.map(|it| it.name.clone()).unwrap_or_default();
+            about.container_id = container.id.to_string();
+            about.pod_id = container.pod_id.to_string();
+            let pod = self.store.pod(container.pod_id.as_str());
+            about.pod = pod.map(|pod| pod.kubernetes_name()).unwrap_or_default();
+        });
     }
 
     /// The pod's own files, as a container mounts them. Which shm it has says the container,

@@ -30,6 +30,7 @@ mod smoke;
 mod stats;
 mod streaming;
 mod telemetry;
+mod trace;
 mod traces;
 mod user_namespaces;
 mod vm;
