@@ -6,12 +6,14 @@
 //! | request | answer |
 //! |---|---|
 //! | `GET /v1/pulls` | the pulls that run: a list of [`crate::image::PullState`] |
+//! | `GET /v1/ps` | what there is and what goes on: an [`Overview`] |
 //! | `GET /v1/calls` | the calls that run: a list of [`crate::trace::Story`] |
 //! | `GET /v1/trace?after=N` | calls that have ended after number N: a line of JSON each, some at a time; with `&wait` not before there is one |
 //! | `GET /v1/trace/figures` | how full the record is: [`crate::trace::Figures`] |
 
 pub mod client;
 mod figures;
+mod overview;
 
 use std::convert::Infallible;
 use std::path::{Path, PathBuf};
@@ -31,8 +33,9 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
 
 pub use figures::figures;
+pub use overview::{CallLine, ContainerLine, Overview, PodLine};
 
-use crate::image::Images;
+use crate::pod::Pods;
 use crate::trace::{self, Recorder};
 
 /// The most clients at a time; a further one waits.
@@ -63,14 +66,14 @@ pub fn socket(state: &Path) -> PathBuf {
 /// What is shown.
 #[derive(Clone)]
 pub struct Admin {
-    images: Images,
+    pods: Pods,
 }
 
 impl Admin {
-    /// Shows what `images` does.
+    /// Shows what is done with `pods`, their containers and images.
     #[must_use]
-    pub fn new(images: Images) -> Admin {
-        Admin { images }
+    pub fn new(pods: Pods) -> Admin {
+        Admin { pods }
     }
 
     /// Serves until `stop`. Clients that are still there then are cut off.
@@ -123,7 +126,7 @@ impl Admin {
 
     async fn answer(&self, method: &Method, uri: &Uri) -> Response<Full<Bytes>> {
         let path = uri.path();
-        if !["/v1/pulls", "/v1/calls", "/v1/trace", "/v1/trace/figures"].contains(&path) {
+        if !["/v1/pulls", "/v1/ps", "/v1/calls", "/v1/trace", "/v1/trace/figures"].contains(&path) {
             return text(StatusCode::NOT_FOUND, "nothing is shown here");
         }
         if method != Method::GET {
@@ -131,8 +134,10 @@ impl Admin {
             response.headers_mut().insert(ALLOW, HeaderValue::from_static("GET"));
             return response;
         }
-        if path == "/v1/pulls" {
-            return json(&self.images.running_pulls());
+        match path {
+            "/v1/pulls" => return json(&self.pods.containers.images.running_pulls()),
+            "/v1/ps" => return json(&overview::overview(&self.pods)),
+            _ => {}
         }
         let Some(recorder) = trace::recorder() else {
             return text(StatusCode::NOT_FOUND, NOT_RECORDED);

@@ -4,6 +4,7 @@ mod check;
 mod config;
 mod images;
 mod keeper;
+mod ps;
 mod serve;
 mod trace;
 mod version;
@@ -34,6 +35,10 @@ enum Command {
     Config(config::Arguments),
     /// Show what the server does with images.
     Images(images::Arguments),
+    /// List pods, containers, pulls, and what each call that runs waits for.
+    Ps(ps::Arguments),
+    /// As ps, again and again.
+    Top(ps::TopArguments),
     /// Show what each call of the CRI caused, and how long that took.
     Trace(trace::Arguments),
     /// Print the versions of this program and, when they answer, of the server and its containerd.
@@ -52,6 +57,8 @@ pub fn run() -> ExitCode {
         Command::Serve(arguments) => serve::run(arguments),
         Command::Config(arguments) => config::run(arguments),
         Command::Images(arguments) => images::run(arguments),
+        Command::Ps(arguments) => ps::run(arguments),
+        Command::Top(arguments) => ps::top(arguments),
         Command::Trace(arguments) => trace::run(arguments),
         Command::Version(arguments) => version::run(arguments),
         Command::Keeper(arguments) => keeper::run(arguments),

@@ -34,7 +34,7 @@ use crate::containerd::Containerd;
 use crate::error::{Result, precondition};
 use crate::events::Events;
 use crate::flow::{Flow, Joins, Keyed};
-use crate::ids::ContainerId;
+use crate::ids::{ContainerId, is_id};
 use crate::image::Images;
 use crate::io::Keeper;
 use crate::proto::cri::ContainerConfig;
@@ -119,6 +119,21 @@ impl Containers {
             let pod = self.store.pod(container.pod_id.as_str());
             about.pod = pod.map(|pod| pod.kubernetes_name()).unwrap_or_default();
         });
+    }
+
+    /// Tells the recorder whose pod or container has this id.
+    pub(crate) fn tell_of_object(&self, id: &str) {
+        if trace::recorder().is_none() || !is_id(id) {
+            return;
+        }
+        if let Ok(container) = self.store.container(id) {
+            self.tell_of(&container);
+        } else if let Ok(pod) = self.store.pod(id) {
+            trace::about(|about| {
+                about.pod_id = pod.id.to_string();
+                about.pod = pod.kubernetes_name();
+            });
+        }
     }
 
     /// The pod's own files, as a container mounts them. Which shm it has says the container,

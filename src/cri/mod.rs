@@ -21,13 +21,11 @@ pub use self::deadline::Deadline;
 pub use self::metered::Metered;
 use crate::config::Config;
 use crate::error::{Result, internal, unavailable};
-use crate::ids::is_id;
 use crate::pod::{Pods, Recovery};
 use crate::proto::cri::image_service_server::ImageServiceServer;
 use crate::proto::cri::runtime_service_server::RuntimeServiceServer;
 use crate::stats::Stats;
 use crate::stream::Streaming;
-use crate::trace;
 
 /// The largest request (SVC-08).
 const REQUEST_BYTES_MAX: usize = 16 << 20;
@@ -80,22 +78,6 @@ impl Cri {
         }
     }
 
-    /// Tells the recorder whose pod or container has this id.
-    fn tell_of(&self, object: &str) {
-        if trace::recorder().is_none() || !is_id(object) {
-            return;
-        }
-        let containers = &self.pods.containers;
-        if let Ok(container) = containers.store.container(object) {
-            containers.tell_of(&container);
-        } else if let Ok(pod) = containers.store.pod(object) {
-            trace::about(|about| {
-                about.pod_id = pod.id.to_string();
-                about.pod = pod.kubernetes_name();
-            });
-        }
-    }
-
     /// Serves one call that needs everything known.
     async fn serve<T>(
         &self,
@@ -105,7 +87,7 @@ impl Cri {
     ) -> Result<Response<T>, Status> {
         let gated = async {
             self.require_recovered()?;
-            self.tell_of(object);
+            self.pods.containers.tell_of_object(object);
             work.await
         };
         answer(call, object, gated).await

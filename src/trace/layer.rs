@@ -1,6 +1,6 @@
 //! Spans of `tracing` become steps.
 //!
-//! A story begins with a span `call` or `background`; each span below it, on whichever task
+//! A story begins with a span `call`, `background` or `stream`; each span below it, on whichever task
 //! or thread, is a step of it, named by the span and its fields. It is told when the last of
 //! them has closed. Spans that belong to no such tree are passed over.
 
@@ -44,7 +44,7 @@ impl<S: Subscriber + for<'a> LookupSpan<'a>> Layer<S> for Steps {
     fn on_new_span(&self, attributes: &Attributes<'_>, id: &Id, context: Context<'_, S>) {
         let Some(span) = context.span(id) else { return };
         let kind = span.name();
-        if attributes.is_root() && matches!(kind, "call" | "background") {
+        if matches!(kind, "call" | "background" | "stream") && span.parent().is_none() {
             let mut words = Words::default();
             attributes.record(&mut words);
             let Words { name, object, .. } = words;
@@ -114,7 +114,7 @@ impl Visit for Words {
     fn record_str(&mut self, field: &Field, value: &str) {
         match field.name() {
             "call" => value.trim_start_matches('/').clone_into(&mut self.name),
-            "method" | "name" | "command" | "plugin" => {
+            "method" | "name" | "command" | "plugin" | "kind" => {
                 if !self.name.is_empty() {
                     self.name.push(' ');
                 }

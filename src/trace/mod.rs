@@ -41,7 +41,7 @@ pub use chrome::Chrome;
 pub use filter::Filter;
 pub use recorder::{Figures, Recorder, is_look};
 pub use story::{About, Step, Story};
-pub use text::{Look, live_line, short, time, write_brief, write_story};
+pub use text::{Look, short, time, write_brief, write_story};
 
 /// What a call waits for whose object another one is busy with.
 pub const OTHERS: &str = "another call on the same object";

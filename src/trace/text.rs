@@ -222,23 +222,6 @@ fn bar(at: u64, us: u64, end: u64) -> String {
     format!("|{}{}{}|", cells(from, " "), cells(to - from, "="), cells(BAR - to, " "))
 }
 
-/// A call that runs, in one line: its age, what it is, and what it waits for.
-#[must_use]
-pub fn live_line(story: &Story, now_us: u64) -> String {
-    let age = now_us.saturating_sub(story.at_us);
-    let about = &story.about;
-    let object = if about.pod.is_empty() { short(&about.object) } else { about.pod.clone() };
-    let object = if about.container.is_empty() { object } else { format!("{object} {}", about.container) };
-    let stage = story.present().map_or_else(String::new, |step| {
-        let since = age.saturating_sub(step.at_us);
-        let kind = if step.kind == "stage" { String::new() } else { format!("{} ", step.kind) };
-        let args = if step.args.is_empty() { String::new() } else { format!(" {}", short(&step.args)) };
-        format!("{kind}{}{args} ({})", step.name, time(since))
-    });
-    let gone = if story.code == "Canceled" { " (client gone)" } else { "" };
-    format!("{:>9}  {:<20}  {object:<32}  {stage}{gone}", time(age), story.method)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -342,18 +325,6 @@ mod tests {
         let mut text = String::new();
         write_story(&mut text, &story, &look(false, false));
         assert!(text.contains("(the client went away; work went on for 40.0 ms after that)"), "{text}");
-    }
-
-    #[test]
-    fn what_runs_says_what_it_waits_for() {
-        let mut story = story();
-        story.steps[3].us = None;
-        story.us = None;
-        let line = live_line(&story, story.at_us + 2_500_000);
-        assert_eq!(
-            line.split_whitespace().collect::<Vec<_>>().join(" "),
-            "2.50 s RunPodSandbox default/web-0 cni ADD bridge (2.50 s)"
-        );
     }
 
     #[test]

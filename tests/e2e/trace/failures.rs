@@ -1,7 +1,7 @@
 //! What went wrong, and how it is found.
 
-use longshore::proto::cri::RunPodSandboxRequest;
-use tonic::{Code, Request, Status};
+use longshore::proto::cri::CheckpointContainerRequest;
+use tonic::{Code, Status};
 
 use super::{find, of_method, stories, trace, traced};
 use crate::harness::{Node, Server, wait_for};
@@ -59,10 +59,10 @@ async fn the_id_in_an_error_leads_to_the_story() {
     // Calls that only look name their stories, too, and those that no handler ever sees.
     let missing = node.pod_status("nothing", false).await.expect_err("there is none");
     wait_for("its story", async || trace(&node, &[&id_of(&missing)]).status.success().then_some(())).await;
-    let mut late = Request::new(RunPodSandboxRequest::default());
-    late.set_timeout(std::time::Duration::from_nanos(1));
-    let late = node.runtime().run_pod_sandbox(late).await.expect_err("too late");
-    assert_eq!(late.code(), Code::DeadlineExceeded);
+    let unbuilt = node.runtime().checkpoint_container(CheckpointContainerRequest::default()).await;
+    let unbuilt = unbuilt.expect_err("it is not served");
+    assert_eq!(unbuilt.code(), Code::Unimplemented);
+    wait_for("its story", async || trace(&node, &[&id_of(&unbuilt)]).status.success().then_some(())).await;
     let unknown = trace(&node, &["ffffff"]);
     assert!(!unknown.status.success());
     assert!(String::from_utf8_lossy(&unknown.stderr).contains("no call with the id ffffff is kept"));

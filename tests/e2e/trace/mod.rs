@@ -2,6 +2,7 @@
 
 mod failures;
 mod filters;
+mod running;
 
 use std::process::{Command, Output};
 
