@@ -4,6 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::image::PullState;
 use crate::pod::Pods;
+use crate::proto::cri::ContainerState;
 use crate::state::container::now;
 use crate::trace::{self, Story};
 
@@ -99,7 +100,7 @@ pub(super) fn overview(pods: &Pods) -> Overview {
             id: pod.id.to_string(),
             state: if pod.status().ready { "READY".into() } else { "NOTREADY".into() },
             age_us: since(pod.created_at),
-            running: containers.iter().filter(|it| it.status().state_name() == "RUNNING").count(),
+            running: containers.iter().filter(|it| it.state() == ContainerState::ContainerRunning).count(),
             containers: containers.len(),
             addresses: pod.network().ips.iter().map(ToString::to_string).collect(),
         });
@@ -115,7 +116,7 @@ pub(super) fn overview(pods: &Pods) -> Overview {
                 pod: pod.kubernetes_name(),
                 name: metadata.name,
                 id: container.id.to_string(),
-                state: status.state_name().to_owned(),
+                state: status.state_name().trim_start_matches("CONTAINER_").to_owned(),
                 age_us: since(at.into_iter().find(|time| *time != 0).unwrap_or(now)),
                 attempt: metadata.attempt,
                 pid: status.pid,

@@ -52,7 +52,9 @@ impl Containers {
             .detach(async move {
                 let _operation = trace::wait(trace::OTHERS, container.operation.lock()).await;
                 let started = this.start_task(&container).await;
-                traces::stage("store the state", this.finish(&container, started)).await
+                // The error of the start is told where it was.
+                let finished = async { Ok(this.finish(&container, started).await) };
+                traces::stage("store the state", finished).await?
             })
             .await
     }

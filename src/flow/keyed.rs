@@ -35,7 +35,9 @@ impl Keyed {
         // Made before the wait, so that a wait that is given up cleans up as well.
         let mut guard = KeyedGuard { table: self.0.clone(), key, entry, held: None };
         let held = guard.entry.clone().lock_owned();
-        guard.held = Some(trace::wait(&format!("the lock of {}", guard.key), held).await);
+        // What stands behind a blank may be made of a secret.
+        let what = guard.key.split(' ').next().unwrap_or_default();
+        guard.held = Some(trace::wait(&format!("the lock of {what}"), held).await);
         guard
     }
 }

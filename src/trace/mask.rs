@@ -56,6 +56,8 @@ mod descriptor {
         pub(super) field: Vec<Field>,
         #[prost(message, repeated, tag = "3")]
         pub(super) nested_type: Vec<Type>,
+        #[prost(message, repeated, tag = "4")]
+        pub(super) enum_type: Vec<Enum>,
         #[prost(message, optional, tag = "7")]
         pub(super) options: Option<TypeOptions>,
     }
@@ -160,21 +162,22 @@ impl Schema {
             for message in &file.message_type {
                 schema.add(&format!(".{}", file.package), message);
             }
-            for one in file.enum_type {
-                let values = one.value.into_iter().map(|value| (i64::from(value.number), value.name));
-                schema.enums.insert(format!(".{}.{}", file.package, one.name), values.collect());
-            }
+            file.enum_type.iter().for_each(|one| schema.add_enum(&format!(".{}", file.package), one));
             let methods = file.service.into_iter().flat_map(|service| service.method);
             schema.inputs.extend(methods.map(|method| (method.name, method.input_type)));
         }
         schema
     }
 
+    fn add_enum(&mut self, scope: &str, one: &descriptor::Enum) {
+        let values = one.value.iter().map(|value| (i64::from(value.number), value.name.clone()));
+        self.enums.insert(format!("{scope}.{}", one.name), values.collect());
+    }
+
     fn add(&mut self, scope: &str, message: &descriptor::Type) {
         let name = format!("{scope}.{}", message.name);
-        for nested in &message.nested_type {
-            self.add(&name, nested);
-        }
+        message.nested_type.iter().for_each(|nested| self.add(&name, nested));
+        message.enum_type.iter().for_each(|nested| self.add_enum(&name, nested));
         let field = |field: &descriptor::Field| {
             let kind = match field.r#type {
                 8 => Kind::Bool,
@@ -376,6 +379,7 @@ mod tests {
                 resources: Some(LinuxContainerResources { oom_score_adj: -997, ..Default::default() }),
                 security_context: Some(LinuxContainerSecurityContext {
                     supplemental_groups: vec![1, 2],
+                    seccomp: Some(SecurityProfile { profile_type: 2, ..Default::default() }),
                     ..Default::default()
                 }),
             }),
@@ -400,7 +404,10 @@ mod tests {
                 },
                 "linux": {
                     "resources": {"oom_score_adj": -997},
-                    "security_context": {"supplemental_groups": [1, 2]},
+                    "security_context": {
+                        "supplemental_groups": [1, 2],
+                        "seccomp": {"profile_type": "Localhost"},
+                    },
                 },
             },
         });

@@ -191,7 +191,7 @@ fn write_step(to: &mut String, step: &Step, look: &Look, depth: usize, end: u64,
         "wait" => "wait for ".to_owned(),
         kind => format!("{kind} "),
     };
-    let name = look.paint(if is_slow { Paint::Yellow } else { Paint::Bold }, &step.name);
+    let name = look.paint(if is_slow { Paint::Yellow } else { Paint::Bold }, &look.text(&step.name));
     let kind = look.paint(Paint::Cyan, &kind);
     let args = if step.args.is_empty() { String::new() } else { format!(" {}", look.text(&step.args)) };
     let slow = if is_slow { look.paint(Paint::Yellow, &format!("  <- {percent} %")) } else { String::new() };

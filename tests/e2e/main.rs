@@ -14,6 +14,7 @@ mod choices;
 mod command;
 mod config_import;
 mod core;
+mod debugging;
 mod events;
 mod faults;
 mod handlers;

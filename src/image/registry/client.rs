@@ -170,6 +170,7 @@ impl Client {
             let response = match answered.map(|answer| answer.map_err(|error| explain(&error))) {
                 Ok(Ok(response)) => response,
                 Ok(Err(cause)) | Err(cause) => {
+                    let cause = self.through_proxy(cause, &uri);
                     trace::failed(&span, cause.text());
                     return Err(cause);
                 }
@@ -192,6 +193,15 @@ impl Client {
             uri = next;
         }
         Err(Cause::Failed(format!("redirects more than {REDIRECTS_MAX} times")))
+    }
+
+    /// Names the proxy that could not be reached, or reached nobody: the variables that it
+    /// comes from are easily forgotten.
+    fn through_proxy(&self, cause: Cause, uri: &Uri) -> Cause {
+        match (cause, self.rules.name_of(uri)) {
+            (Cause::Unreachable(text), Some(proxy)) => Cause::Unreachable(format!("proxy {proxy}: {text}")),
+            (cause, _) => cause,
+        }
     }
 
     fn request(&self, ask: &Ask<'_>, uri: &Uri, is_elsewhere: bool) -> Result<Request<Full<Bytes>>, Cause> {
