@@ -80,12 +80,17 @@ fn milliseconds(us: u64) -> String {
 /// A text whose ids are cut to their beginnings.
 #[must_use]
 pub fn short(text: &str) -> String {
+    cut_ids(text, ID_DIGITS)
+}
+
+/// A text whose ids are cut to so many digits.
+pub(super) fn cut_ids(text: &str, digits_max: usize) -> String {
     let mut short = String::with_capacity(text.len());
     let mut rest = text;
     while !rest.is_empty() {
         let digits = rest.bytes().take_while(u8::is_ascii_hexdigit).count();
         if digits >= ID_DIGITS_MIN {
-            short.push_str(&rest[..ID_DIGITS]);
+            short.push_str(&rest[..digits_max]);
             rest = &rest[digits..];
             continue;
         }

@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use super::story::{About, Step, Story};
+use super::text::cut_ids;
 
 /// The most steps of a call.
 const STEPS_MAX: usize = 512;
@@ -215,10 +216,13 @@ pub(super) fn id_text(number: u32) -> String {
 }
 
 /// An id that is the same for the same failure of the same object: the kubelet counts
-/// events of one text as one (ERR-10). FNV-1a, folded.
+/// events of one text as one (ERR-10). Ids of pods and containers, which each attempt has new
+/// ones of, do not count. FNV-1a, folded.
 fn failure_id(story: &Story, message: &str) -> String {
+    let About { object, pod, container, .. } = &story.about;
+    let object = if pod.is_empty() { object } else { pod };
     let mut hash = 0xcbf2_9ce4_8422_2325_u64;
-    for text in [story.method.as_str(), &story.about.object, message] {
+    for text in [story.method.as_str(), object, container, &cut_ids(message, 0)] {
         for byte in text.bytes().chain([0]) {
             hash = (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3);
         }
@@ -287,6 +291,9 @@ mod tests {
         assert_eq!(first, id("default/a", "no such image"));
         assert_ne!(first, id("default/b", "no such image"));
         assert_ne!(first, id("default/a", "no such volume"));
+        // But for ids that are new each time.
+        let with_id = |digit: &str| id("default/a", &format!("folder /a/{}/b", digit.repeat(64)));
+        assert_eq!(with_id("a"), with_id("b"));
     }
 
     #[test]
