@@ -78,8 +78,7 @@ pub async fn serve(
     wait_until_known(&pods).await?;
     let listener = bind(&config.file.server.listen, 0o660).await?;
     let admin_socket = admin::socket(&config.file.state);
-    let admin =
-        Admin::new(pods.containers.images.clone()).serve(bind(&admin_socket, 0o600).await?, stop.clone());
+    let admin = Admin::new(pods.clone()).serve(bind(&admin_socket, 0o600).await?, stop.clone());
     background.0.push(tokio::spawn(admin));
     let (streaming, streams) = Streaming::bind(&config, pods.clone()).await?;
     background.0.push(tokio::spawn(streaming.clone().serve(streams, stop.clone())));

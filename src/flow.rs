@@ -27,6 +27,7 @@ pub use shared::Shared;
 
 use crate::error::{Collected, Error, Result, already_exists, internal, unavailable};
 use crate::points;
+use crate::trace;
 
 /// The longest that all undo steps of one failed call may take together (SVC-33).
 const UNDO_LIMIT: Duration = Duration::from_secs(60);
@@ -115,13 +116,17 @@ impl Undo {
         let end = tokio::time::Instant::now() + UNDO_LIMIT;
         let mut errors = Collected::default();
         while let Some((what, step)) = steps.pop() {
+            let span = tracing::debug_span!("undo", name = what);
             let result = async {
                 points::before(what)?;
                 step().await
             };
-            let result = tokio::time::timeout_at(end, result)
+            let result = tokio::time::timeout_at(end, result.instrument(span.clone()))
                 .await
                 .unwrap_or_else(|_| Err(crate::error::deadline("not done in time")));
+            if let Err(error) = &result {
+                trace::failed(&span, error.message());
+            }
             errors.push(result.map_err(|error| error.context(format!("undo {what}"))));
         }
         errors.finish()
@@ -168,6 +173,8 @@ struct Running<T> {
     request: Arc<[u8]>,
     stage: Stage,
     since: Instant,
+    /// The id of the call whose work it is.
+    story: Option<String>,
     result: watch::Sender<Option<Result<T>>>,
 }
 
@@ -199,6 +206,7 @@ impl<T: Clone + Send + Sync + 'static> Joins<T> {
         F: Future<Output = Result<T>> + Send + 'static,
         A: FnOnce(T) + Send + 'static,
     {
+        let mut joined = None;
         let (mut result, started) = {
             let mut running = lock(&self.running);
             match running.get(name) {
@@ -209,6 +217,8 @@ impl<T: Clone + Send + Sync + 'static> Joins<T> {
                         running.remove(name);
                         return ended;
                     }
+                    let id = call.story.as_deref().unwrap_or("unknown");
+                    joined = Some(format!("the same call, which runs already [trace {id}]"));
                     (call.result.subscribe(), None)
                 }
                 Some(call) => {
@@ -221,10 +231,14 @@ impl<T: Clone + Send + Sync + 'static> Joins<T> {
                 None => {
                     let stage = Stage::default();
                     let (sender, receiver) = watch::channel(None);
-                    running.insert(
-                        name.to_owned(),
-                        Running { request, stage: stage.clone(), since: Instant::now(), result: sender },
-                    );
+                    let call = Running {
+                        request,
+                        stage: stage.clone(),
+                        since: Instant::now(),
+                        story: trace::id(),
+                        result: sender,
+                    };
+                    running.insert(name.to_owned(), call);
                     (receiver, Some(stage))
                 }
             }
@@ -234,15 +248,19 @@ impl<T: Clone + Send + Sync + 'static> Joins<T> {
             let (running, name) = (self.running.clone(), name.to_owned());
             // The outer task only waits: the inner one is tracked and is what a
             // shutdown waits for.
-            tokio::spawn(
-                async move {
-                    let ended = flow.detach(work).await;
-                    publish(&running, &name, ended, abandoned).await;
-                }
-                .instrument(Span::current()),
-            );
+            // The span is let go of before the result waits for a retry: the story of the call
+            // ends with the work.
+            let span = Span::current();
+            tokio::spawn(async move {
+                let ended = flow.detach(work).instrument(span).await;
+                publish(&running, &name, ended, abandoned).await;
+            });
         }
-        match result.wait_for(Option::is_some).await {
+        let waited = match joined {
+            Some(what) => trace::wait(&what, result.wait_for(Option::is_some)).await,
+            None => result.wait_for(Option::is_some).await,
+        };
+        match waited {
             Ok(ended) => ended.clone().unwrap_or_else(|| Err(internal("a bug in longshore: no result"))),
             Err(_) => Err(internal("a bug in longshore: the joined call vanished")),
         }

@@ -14,7 +14,7 @@
 //! | additions to a spec | [`cdi`]: devices of vendors |
 //! | capabilities | [`spec`] (CRI → OCI, pure), [`network`] (CNI), [`io`] (output, logs), [`events`] (who is told what) |
 //! | mechanics | [`containerd`]: the only module that knows containerd's API |
-//! | foundation | [`sys`], [`telemetry`], [`flow`], [`config`], [`points`] (where tests intervene), [`ids`], [`glob`], [`error`], [`proto`] |
+//! | foundation | [`sys`], [`telemetry`], [`trace`] (what every call caused), [`flow`], [`config`], [`points`] (where tests intervene), [`ids`], [`glob`], [`error`], [`proto`] |
 //!
 //! Start at [`pod`]'s `run.rs` for how a pod is made, at `recover.rs` for what happens on
 //! a restart, at [`flow`] for what happens when a client gives up half-way.
@@ -46,3 +46,4 @@ pub mod stats;
 pub mod stream;
 pub mod sys;
 pub mod telemetry;
+pub mod trace;

@@ -29,8 +29,8 @@ const LAYERS: [&[&str]; 15] = [
 ];
 
 /// These know each other, but in no circle.
-const FOUNDATION: [&str; 9] =
-    ["sys", "telemetry", "flow", "config", "points", "ids", "glob", "error", "proto"];
+const FOUNDATION: [&str; 10] =
+    ["sys", "telemetry", "trace", "flow", "config", "points", "ids", "glob", "error", "proto"];
 
 /// What would be downwards, but only these names may be used: the edge shows whether
 /// containerd answers, and has no other business with it.

@@ -6,9 +6,14 @@
 //! | request | answer |
 //! |---|---|
 //! | `GET /v1/pulls` | the pulls that run: a list of [`crate::image::PullState`] |
+//! | `GET /v1/ps` | what there is and what goes on: an [`Overview`] |
+//! | `GET /v1/calls` | the calls that run: a list of [`crate::trace::Story`] |
+//! | `GET /v1/trace?after=N` | calls that have ended after number N: a line of JSON each, some at a time; with `&wait` not before there is one |
+//! | `GET /v1/trace/figures` | how full the record is: [`crate::trace::Figures`] |
 
 pub mod client;
 mod figures;
+mod overview;
 
 use std::convert::Infallible;
 use std::path::{Path, PathBuf};
@@ -16,7 +21,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use http::header::{ALLOW, CONTENT_TYPE};
-use http::{HeaderValue, Method, Request, Response, StatusCode};
+use http::{HeaderName, HeaderValue, Method, Request, Response, StatusCode, Uri};
 use http_body_util::Full;
 use hyper::body::{Bytes, Incoming};
 use hyper::server::conn::http1;
@@ -28,8 +33,10 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
 
 pub use figures::figures;
+pub use overview::{CallLine, ContainerLine, Overview, PodLine};
 
-use crate::image::Images;
+use crate::pod::Pods;
+use crate::trace::{self, Recorder};
 
 /// The most clients at a time; a further one waits.
 const CLIENTS_MAX: usize = 16;
@@ -40,6 +47,16 @@ const CLIENT_LIMIT: Duration = Duration::from_secs(60);
 /// The pause after a connection could not be taken.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
+/// The header of an answer with calls: the number to go on with.
+const NEXT: HeaderName = HeaderName::from_static("x-longshore-next");
+/// So many bytes of calls are in one answer.
+const ANSWER_BYTES: usize = 1 << 20;
+/// How long a client waits for a call to end.
+const NEWS_LIMIT: Duration = Duration::from_secs(20);
+/// What is said where nothing is recorded.
+const NOT_RECORDED: &str =
+    "calls are not recorded: [trace] enabled is false in the configuration of this server";
+
 /// Where the socket of the server with the state folder `state` is.
 #[must_use]
 pub fn socket(state: &Path) -> PathBuf {
@@ -49,14 +66,14 @@ pub fn socket(state: &Path) -> PathBuf {
 /// What is shown.
 #[derive(Clone)]
 pub struct Admin {
-    images: Images,
+    pods: Pods,
 }
 
 impl Admin {
-    /// Shows what `images` does.
+    /// Shows what is done with `pods`, their containers and images.
     #[must_use]
-    pub fn new(images: Images) -> Admin {
-        Admin { images }
+    pub fn new(pods: Pods) -> Admin {
+        Admin { pods }
     }
 
     /// Serves until `stop`. Clients that are still there then are cut off.
@@ -93,8 +110,8 @@ impl Admin {
 
     async fn client(self, stream: UnixStream) {
         let service = service_fn(|request: Request<Incoming>| {
-            let answer = self.answer(request.method(), request.uri().path());
-            async move { Ok::<_, Infallible>(answer) }
+            let admin = self.clone();
+            async move { Ok::<_, Infallible>(admin.answer(request.method(), request.uri()).await) }
         });
         let served = http1::Builder::new()
             .timer(TokioTimer::new())
@@ -107,17 +124,59 @@ impl Admin {
         }
     }
 
-    fn answer(&self, method: &Method, path: &str) -> Response<Full<Bytes>> {
-        match (path, method) {
-            ("/v1/pulls", &Method::GET) => json(&self.images.running_pulls()),
-            ("/v1/pulls", _) => {
-                let mut response = text(StatusCode::METHOD_NOT_ALLOWED, "only GET");
-                response.headers_mut().insert(ALLOW, HeaderValue::from_static("GET"));
-                response
-            }
-            _ => text(StatusCode::NOT_FOUND, "nothing is shown here"),
+    async fn answer(&self, method: &Method, uri: &Uri) -> Response<Full<Bytes>> {
+        let path = uri.path();
+        if !["/v1/pulls", "/v1/ps", "/v1/calls", "/v1/trace", "/v1/trace/figures"].contains(&path) {
+            return text(StatusCode::NOT_FOUND, "nothing is shown here");
+        }
+        if method != Method::GET {
+            let mut response = text(StatusCode::METHOD_NOT_ALLOWED, "only GET");
+            response.headers_mut().insert(ALLOW, HeaderValue::from_static("GET"));
+            return response;
+        }
+        match path {
+            "/v1/pulls" => return json(&self.pods.containers.images.running_pulls()),
+            "/v1/ps" => return json(&overview::overview(&self.pods)),
+            _ => {}
+        }
+        let Some(recorder) = trace::recorder() else {
+            return text(StatusCode::NOT_FOUND, NOT_RECORDED);
+        };
+        match path {
+            "/v1/calls" => json(&recorder.running()),
+            "/v1/trace/figures" => json(&recorder.figures()),
+            _ => calls(recorder, uri.query().unwrap_or_default()).await,
         }
     }
+}
+
+/// Calls that have ended, as lines.
+async fn calls(recorder: &Recorder, query: &str) -> Response<Full<Bytes>> {
+    let mut after = 0;
+    let mut waits = false;
+    for part in query.split('&') {
+        match part.split_once('=') {
+            Some(("after", number)) => match number.parse() {
+                Ok(number) => after = number,
+                Err(_) => return text(StatusCode::BAD_REQUEST, "after is not a number"),
+            },
+            None if part == "wait" => waits = true,
+            _ => {}
+        }
+    }
+    if waits {
+        // Without news there is an answer, too: it has no lines.
+        let _ = tokio::time::timeout(NEWS_LIMIT, recorder.news(after)).await;
+    }
+    let (lines, next) = recorder.after(after, ANSWER_BYTES);
+    let mut body = Vec::with_capacity(lines.iter().map(|line| line.len() + 1).sum());
+    for line in lines {
+        body.extend_from_slice(&line);
+        body.push(b'\n');
+    }
+    let mut response = with_type(Response::new(Full::new(body.into())), "application/jsonl");
+    response.headers_mut().insert(NEXT, next.into());
+    response
 }
 
 fn json(value: &impl serde::Serialize) -> Response<Full<Bytes>> {

@@ -55,7 +55,7 @@ pub(super) fn run(arguments: Arguments) -> anyhow::Result<()> {
 }
 
 /// One line a pull, and below it one a layer where that is asked for.
-fn table(pulls: &[PullState], with_layers: bool) -> String {
+pub(super) fn table(pulls: &[PullState], with_layers: bool) -> String {
     let mut text = format!("{:>7}  {:>21}  {:>11}  {:>6}  IMAGE\n", "SECONDS", "BYTES", "RATE", "LAYERS");
     for pull in pulls {
         let done = pull.layers.iter().filter(|layer| layer.state == LayerState::Done).count();

@@ -19,7 +19,7 @@ pub(super) struct Arguments {
 }
 
 pub(super) fn run(arguments: Arguments) -> anyhow::Result<()> {
-    telemetry::init(&LogConfig { level: "info".into(), format: LogFormat::Text });
+    telemetry::init(&LogConfig { level: "info".into(), format: LogFormat::Text }, None, None)?;
     let will = arguments.will;
     io::keeper::run(&io::keeper::Options { will, ..io::keeper::Options::new(arguments.socket) })?;
     Ok(())

@@ -4,7 +4,9 @@ mod check;
 mod config;
 mod images;
 mod keeper;
+mod ps;
 mod serve;
+mod trace;
 mod version;
 
 use std::process::ExitCode;
@@ -33,6 +35,12 @@ enum Command {
     Config(config::Arguments),
     /// Show what the server does with images.
     Images(images::Arguments),
+    /// List pods, containers, pulls, and what each call that runs waits for.
+    Ps(ps::Arguments),
+    /// As ps, again and again.
+    Top(ps::TopArguments),
+    /// Show what each call of the CRI caused, and how long that took.
+    Trace(trace::Arguments),
     /// Print the versions of this program and, when they answer, of the server and its containerd.
     Version(version::Arguments),
     /// Keep the output of containers (started by the server).
@@ -49,6 +57,9 @@ pub fn run() -> ExitCode {
         Command::Serve(arguments) => serve::run(arguments),
         Command::Config(arguments) => config::run(arguments),
         Command::Images(arguments) => images::run(arguments),
+        Command::Ps(arguments) => ps::run(arguments),
+        Command::Top(arguments) => ps::top(arguments),
+        Command::Trace(arguments) => trace::run(arguments),
         Command::Version(arguments) => version::run(arguments),
         Command::Keeper(arguments) => keeper::run(arguments),
     };

@@ -69,13 +69,7 @@ impl From<Flags> for Overrides {
 pub(super) fn run(arguments: Arguments) -> anyhow::Result<()> {
     let request = app::Serve { config: arguments.config, overrides: arguments.flags.into() };
     let config = Config::load(request.config.as_deref(), &request.overrides)?;
-    let (log, exporter) = match &config.traces {
-        None => (telemetry::init(&config.log), None),
-        Some(traces) => {
-            let (log, exporter) = telemetry::init_with_traces(&config.log, traces)?;
-            (log, Some(exporter))
-        }
-    };
+    let (log, exporter) = telemetry::init(&config.log, config.traces.as_ref(), config.trace)?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(WORKER_THREADS)
         .max_blocking_threads(BLOCKING_THREADS_MAX)

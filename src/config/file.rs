@@ -38,6 +38,8 @@ pub struct File {
     pub metrics: Metrics,
     /// What was done for a call, for a collector of traces.
     pub traces: Traces,
+    /// What was done for a call, for `longshore trace`.
+    pub trace: Trace,
     /// OCI runtimes.
     pub runtime: Runtimes,
 }
@@ -242,6 +244,16 @@ pub struct Traces {
     pub sampling_ratio: f64,
 }
 
+/// `[trace]`
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Trace {
+    /// Record what is done for each call.
+    pub enabled: bool,
+    /// The most memory that the record takes.
+    pub bytes_max: usize,
+}
+
 /// `[runtime]`
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -315,8 +327,15 @@ impl Default for File {
             image: Image::default(),
             metrics: Metrics::default(),
             traces: Traces::default(),
+            trace: Trace::default(),
             runtime: Runtimes::default(),
         }
+    }
+}
+
+impl Default for Trace {
+    fn default() -> Trace {
+        Trace { enabled: true, bytes_max: 4 << 20 }
     }
 }
 

@@ -107,6 +107,8 @@ pub struct Config {
     pub metrics: Option<MetricsAddress>,
     /// Where traces are sent; none for nowhere.
     pub traces: Option<TracesConfig>,
+    /// The memory of the recorder of calls; none where it is off.
+    pub trace: Option<usize>,
 }
 
 /// `[log]`, validated.
@@ -281,6 +283,7 @@ impl Config {
         let (block_io, rdt) = classes(&file.container)?;
         let metrics = telemetry::metrics_address(&file.metrics.address)?;
         let traces = telemetry::traces(&file.traces)?;
+        let trace = telemetry::trace(&file.trace)?;
         let default_handler = file.runtime.default.clone();
         if !handlers.iter().any(|handler| handler.name == default_handler) {
             return Err(problem(
@@ -303,6 +306,7 @@ impl Config {
             rdt,
             metrics,
             traces,
+            trace,
             file,
         })
     }

@@ -1,4 +1,4 @@
-//! Where the server's own metrics are served, and its traces sent.
+//! Where the server's own metrics are served, its traces sent, and its calls recorded.
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -63,6 +63,18 @@ pub(super) fn traces(section: &file::Traces) -> Result<Option<TracesConfig>, Pro
     Ok(Some(TracesConfig { endpoint, sampling_ratio }))
 }
 
+/// The least and the most memory of the recorder: less holds no call, more is a mistake.
+const TRACE_BYTES: std::ops::RangeInclusive<usize> = 64 << 10..=1 << 30;
+
+/// Reads `[trace]`: the memory of the recorder, where there is one.
+pub(super) fn trace(section: &file::Trace) -> Result<Option<usize>, Problem> {
+    if !TRACE_BYTES.contains(&section.bytes_max) {
+        let (least, most) = (TRACE_BYTES.start(), TRACE_BYTES.end());
+        return Err(problem("trace.bytes_max", format!("must be {least} to {most}")));
+    }
+    Ok(section.enabled.then_some(section.bytes_max))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -84,6 +96,15 @@ mod tests {
         ] {
             assert_eq!(read(endpoint, ratio).expect_err(endpoint), key);
         }
+    }
+
+    #[test]
+    fn the_recorder_has_a_bound() {
+        let read = |enabled, bytes_max| trace(&file::Trace { enabled, bytes_max }).map_err(|wrong| wrong.key);
+        assert_eq!(read(true, 1 << 20), Ok(Some(1 << 20)));
+        assert_eq!(read(false, 1 << 20), Ok(None));
+        assert_eq!(read(true, 0), Err("trace.bytes_max".to_owned()));
+        assert_eq!(read(true, usize::MAX), Err("trace.bytes_max".to_owned()));
     }
 
     #[test]

@@ -27,6 +27,8 @@ use crate::state::container::{Status, now};
 use crate::state::record::{self, ContainerMetadata};
 use crate::state::{Container, Pod};
 use crate::sys::userns::IdMaps;
+use crate::telemetry::traces;
+use crate::trace;
 
 /// What is missing here is no object that the kubelet asked for (ERR-12).
 pub(super) fn inner(error: Error) -> Error {
@@ -110,6 +112,12 @@ impl Containers {
         stage: Stage,
     ) -> Result<ContainerId> {
         let id = ContainerId::random();
+        trace::about(|about| {
+            about.container_id = id.to_string();
+            about.container = config.metadata.as_ref().map(|it| it.name.clone()).unwrap_or_default();
+            about.pod_id = pod.id.to_string();
+            about.pod = pod.kubernetes_name();
+        });
         self.store.reserve(&name, id.as_str())?;
         let mut undo = Undo::default();
         {
@@ -199,8 +207,8 @@ impl Containers {
         let mut image_volumes = Vec::new();
         if creation.volume_images.iter().any(Option::is_some) {
             stage.set("mounting image volumes");
-            image_volumes =
-                self.image_volumes(pod, &config.mounts, &creation.volume_images, snapshotter).await?;
+            let mounted = self.image_volumes(pod, &config.mounts, &creation.volume_images, snapshotter);
+            image_volumes = traces::stage("image volumes", mounted).await?;
         }
         stage.set("preparing the root file system");
         {
@@ -215,14 +223,19 @@ impl Containers {
         let accounts = self.images.accounts(image, snapshotter);
         // All are waited for: containerd would go on with a call that is given up, and make
         // what nobody removes.
-        let (mounts, gathered, accounts) = tokio::join!(snapshot, gathered, accounts);
+        let (mounts, gathered, accounts) = tokio::join!(
+            traces::stage("snapshot", snapshot),
+            traces::stage("gather", gathered),
+            traces::stage("accounts", accounts),
+        );
         let (mounts, gathered, accounts) = (mounts?, gathered?, accounts?);
         if !gathered.volumes.is_empty() {
             stage.set("copying the image's volumes");
-            volumes::copy_up(&state, &mounts, &gathered.volumes, creation.maps).await?;
+            let copied = volumes::copy_up(&state, &mounts, &gathered.volumes, creation.maps);
+            traces::stage("copy up volumes", copied).await?;
         }
         stage.set("translating");
-        let host = self.host_now(config, pod.status().pid).await?;
+        let host = traces::stage("look at the host", self.host_now(config, pod.status().pid)).await?;
         let user_text = config.image.as_ref().map(|image| image.user_specified_image.as_str());
         let image_name = user_text.filter(|text| !text.is_empty()).unwrap_or_else(|| image.name());
         let files = self.pod_files(pod, config);
@@ -248,14 +261,14 @@ impl Containers {
         self.label(&mut oci, &creation.labels, &handler.shim, privileged)?;
         stage.set("labelling");
         let paths = selinux::to_relabel(&config.mounts, &gathered.mounts, &files, &gathered.volumes);
-        self.relabel(paths, &creation.labels).await?;
+        traces::stage("label", self.relabel(paths, &creation.labels)).await?;
         stage.set("recording");
         {
             let (containerd, id) = (self.containerd.clone(), id.clone());
             // It may be there though containerd's answer is an error, or none.
             undo.push("record", move || async move { containerd.delete_container(id.as_str()).await });
         }
-        let container = self.record(&creation, name, &oci, &root).await?;
+        let container = traces::stage("record", self.record(&creation, name, &oci, &root)).await?;
         self.store.add_container(container.clone());
         self.tell(&container);
         Ok(container)

@@ -7,7 +7,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use tracing::{debug, info, warn};
+use tracing::{Instrument, debug, info, warn};
 
 use super::Containers;
 use super::files::remove_folder;
@@ -17,6 +17,7 @@ use crate::flow::lock;
 use crate::proto::cri::{ContainerState, NamespaceMode};
 use crate::state::Container;
 use crate::state::container::{Status, UNKNOWN_CODE, now};
+use crate::trace;
 
 /// How long the search for an OOM kill may take.
 const OOM_LIMIT: Duration = Duration::from_secs(2);
@@ -38,7 +39,10 @@ impl Containers {
         tokio::spawn(async move {
             let id = container.id.to_string();
             let worker = this.clone();
-            let done = flow.detach(async move { worker.handle_exit(&container, exit).await }).await;
+            let span = trace::background("exit", &id);
+            span.in_scope(|| worker.tell_of(&container));
+            let handled = flow.detach(async move { worker.handle_exit(&container, exit).await });
+            let done = handled.instrument(span).await;
             if let Err(error) = done {
                 warn!(container = id, %error, "the exit of a container was not handled");
             }

@@ -7,6 +7,7 @@ use crate::error::{Context, Result};
 use crate::flow;
 use crate::points;
 use crate::sys;
+use crate::trace;
 
 /// How long a folder that is still busy is tried again (SBX-46).
 const BUSY_LIMIT: Duration = Duration::from_secs(5);
@@ -26,6 +27,7 @@ pub async fn remove_folder(path: &Path) -> Result<()> {
                 return Ok(Ok(()));
             }
             sys::mount::unmount_below(&folder).context(|| format!("folder {folder:?}"))?;
+            let _step = trace::file("remove a folder", &folder);
             points::before("remove a folder")?;
             Ok(std::fs::remove_dir_all(&folder))
         })

@@ -34,12 +34,13 @@ use crate::containerd::Containerd;
 use crate::error::{Result, precondition};
 use crate::events::Events;
 use crate::flow::{Flow, Joins, Keyed};
-use crate::ids::ContainerId;
+use crate::ids::{ContainerId, is_id};
 use crate::image::Images;
 use crate::io::Keeper;
 use crate::proto::cri::ContainerConfig;
 use crate::spec::{self, Features, Host, PodFiles};
-use crate::state::{Paths, Pod, Store};
+use crate::state::{Container, Paths, Pod, Store};
+use crate::trace;
 
 /// Everything that the verbs of containers need. Cheap to clone.
 #[derive(Clone)]
@@ -106,6 +107,33 @@ impl Containers {
                 pod.id
             ))
         })
+    }
+
+    /// Tells the recorder that the present call is about `container`.
+    pub(crate) fn tell_of(&self, container: &Container) {
+        trace::about(|about| {
+            let metadata = container.metadata.config.metadata.as_ref();
+            about.container = metadata.map(|it| it.name.clone()).unwrap_or_default();
+            about.container_id = container.id.to_string();
+            about.pod_id = container.pod_id.to_string();
+            let pod = self.store.pod(container.pod_id.as_str());
+            about.pod = pod.map(|pod| pod.kubernetes_name()).unwrap_or_default();
+        });
+    }
+
+    /// Tells the recorder whose pod or container has this id.
+    pub(crate) fn tell_of_object(&self, id: &str) {
+        if trace::recorder().is_none() || !is_id(id) {
+            return;
+        }
+        if let Ok(container) = self.store.container(id) {
+            self.tell_of(&container);
+        } else if let Ok(pod) = self.store.pod(id) {
+            trace::about(|about| {
+                about.pod_id = pod.id.to_string();
+                about.pod = pod.kubernetes_name();
+            });
+        }
     }
 
     /// The pod's own files, as a container mounts them. Which shm it has says the container,

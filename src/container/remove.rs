@@ -12,6 +12,7 @@ use crate::proto::cri::PodSandboxConfig;
 use crate::spec::resources::cgroups_path;
 use crate::state::Container;
 use crate::sys;
+use crate::trace;
 
 impl Containers {
     /// Removes a container, killing it first if it runs (CTR-40). Unknown ids are fine; a
@@ -34,7 +35,7 @@ impl Containers {
 
     /// Removes a container; the caller runs detached.
     pub(crate) async fn remove_container(&self, container: &Arc<Container>) -> Result<()> {
-        let _operation = container.operation.lock().await;
+        let _operation = trace::wait(trace::OTHERS, container.operation.lock()).await;
         if self.store.container(container.id.as_str()).is_err() {
             return Ok(()); // another call was faster
         }

@@ -19,6 +19,8 @@ use crate::proto::cri::ContainerState;
 use crate::spec::{self, Modes};
 use crate::state::Container;
 use crate::state::container::{START_ERROR_CODE, now};
+use crate::telemetry::traces;
+use crate::trace;
 
 /// The longest that the OCI runtime may take for each of create and start.
 const RUNTIME_LIMIT: Duration = Duration::from_secs(110);
@@ -48,9 +50,11 @@ impl Containers {
         let this = self.clone();
         self.flow
             .detach(async move {
-                let _operation = container.operation.lock().await;
+                let _operation = trace::wait(trace::OTHERS, container.operation.lock()).await;
                 let started = this.start_task(&container).await;
-                this.finish(&container, started).await
+                // The error of the start is told where it was.
+                let finished = async { Ok(this.finish(&container, started).await) };
+                traces::stage("store the state", finished).await?
             })
             .await
     }
@@ -107,10 +111,10 @@ impl Containers {
         let io_owner = maps.and_then(|maps| maps.to_host(user.uid, user.gid));
         let id = container.id.as_str();
         let wanted = Wanted { stdin: config.stdin, stdout: true, stderr: !config.tty };
-        let fifos = self.make_fifos(id, id, wanted).await?;
+        let fifos = traces::stage("fifos", self.make_fifos(id, id, wanted)).await?;
         let (opened, rootfs) = tokio::join!(
-            self.keeper.add(self.output_of(container, &fifos, false)),
-            self.containerd.snapshot_mounts(&handler.snapshotter, id),
+            traces::stage("log", self.keeper.add(self.output_of(container, &fifos, false))),
+            traces::stage("mounts", self.containerd.snapshot_mounts(&handler.snapshotter, id)),
         );
         opened?;
         let rootfs = rootfs.map_err(|error| error.with_kind(crate::error::Kind::FailedPrecondition))?;
@@ -124,8 +128,9 @@ impl Containers {
             runtime_path: handler.shim_path.clone().unwrap_or_default(),
             options: io_owner.and_then(|owner| handler.options_with_io_owner(owner)),
         };
-        let pid = self.containerd.create_task(task, RUNTIME_LIMIT).await?;
-        self.containerd.start_process(id, "", RUNTIME_LIMIT).await.context(|| "start its process")?;
+        let pid = traces::stage("create", self.containerd.create_task(task, RUNTIME_LIMIT)).await?;
+        let started = traces::stage("start", self.containerd.start_process(id, "", RUNTIME_LIMIT)).await;
+        started.context(|| "start its process")?;
         Ok(pid)
     }
 

@@ -14,6 +14,7 @@ use crate::error::{Kind, Result, deadline};
 use crate::proto::cri::ContainerState;
 use crate::spec::process::signal_number;
 use crate::state::Container;
+use crate::trace;
 
 const SIGKILL: u32 = 9;
 const SIGTERM: u32 = 15;
@@ -43,7 +44,8 @@ impl Containers {
     pub(crate) async fn stop_container(&self, container: &Arc<Container>, grace_s: i64) -> Result<()> {
         // A start that is under way ends first: it is bounded.
         let mut status = container.watch();
-        let _ = status.wait_for(|status| !status.starting).await;
+        let started = status.wait_for(|status| !status.starting);
+        let _ = trace::wait("the start that is under way", started).await;
         match container.state() {
             ContainerState::ContainerCreated | ContainerState::ContainerExited => return Ok(()),
             ContainerState::ContainerRunning | ContainerState::ContainerUnknown => {}
@@ -59,7 +61,8 @@ impl Containers {
                     return Err(error);
                 }
             }
-            if tokio::time::timeout(Duration::from_secs(grace), container.ended()).await.is_ok() {
+            let ended = tokio::time::timeout(Duration::from_secs(grace), container.ended());
+            if trace::wait("the end of the process after its stop signal", ended).await.is_ok() {
                 return Ok(());
             }
             info!(container = %container.id, grace_s, "grace period over, sending SIGKILL");
@@ -73,7 +76,8 @@ impl Containers {
         container.mark_kill_sent();
         while tokio::time::Instant::now() < end {
             self.signal(container, SIGKILL).await?;
-            if tokio::time::timeout(KILL_AGAIN, container.ended()).await.is_ok() {
+            let ended = tokio::time::timeout(KILL_AGAIN, container.ended());
+            if trace::wait("the end of the process after SIGKILL", ended).await.is_ok() {
                 return Ok(());
             }
             self.compare(container).await?;

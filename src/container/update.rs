@@ -11,6 +11,7 @@ use crate::proto::cri::{ContainerState, LinuxContainerResources};
 use crate::spec;
 use crate::spec::oci::{Linux, Resources};
 use crate::state::Container;
+use crate::trace;
 
 /// What an OCI runtime takes for no limit.
 const UNLIMITED: i64 = -1;
@@ -34,7 +35,7 @@ impl Containers {
         container: &Arc<Container>,
         asked: &LinuxContainerResources,
     ) -> Result<()> {
-        let _operation = container.operation.lock().await;
+        let _operation = trace::wait(trace::OTHERS, container.operation.lock()).await;
         let status = container.status();
         if status.removing {
             return Err(precondition(format!("container {} is being removed", container.id)));

@@ -4,15 +4,21 @@ use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
 use http::{HeaderValue, Request, Response};
-use tonic::Code;
 use tonic::body::Body;
 use tonic::transport::{Channel, Error as TransportError};
+use tonic::{Code, Status};
 use tower::Service;
-use tracing::Instrument;
 use tracing::instrument::Instrumented;
+use tracing::{Instrument, Span};
 
 use crate::error::{Result, invalid};
+use crate::telemetry::meters::name_of;
 use crate::telemetry::traces;
+use crate::trace;
+use crate::trace::tee::tee;
+
+/// So much of a request is read for the recorder: what names it stands at its beginning.
+const RECORDED_BYTES_MAX: usize = 4 << 10;
 
 /// The channel with our headers.
 #[derive(Clone)]
@@ -46,8 +52,25 @@ impl Service<Request<Body>> for Wire {
         request.headers_mut().insert("containerd-namespace", self.namespace.clone());
         let span = tracing::debug_span!("containerd", call = request.uri().path());
         traces::pass_on(&span, request.headers_mut());
+        let request = recorded(request, &span);
         Answer(self.channel.call(request).instrument(span))
     }
+}
+
+/// The request, which tells the recorder on its way what it is about.
+fn recorded(request: Request<Body>, span: &Span) -> Request<Body> {
+    if trace::recorder().is_none() || span.is_none() {
+        return request;
+    }
+    let span = span.clone();
+    let (parts, body) = request.into_parts();
+    let path = parts.uri.path();
+    // `/containerd.services.tasks.v1.Tasks/Create` is Tasks.Create.
+    let call = path.rsplit('.').next().unwrap_or(path).replace('/', ".");
+    let body = tee(body, RECORDED_BYTES_MAX, move |message| {
+        trace::args(&span, || trace::calls::args(&call, message));
+    });
+    Request::from_parts(parts, body)
 }
 
 /// An answer to come, whose code is told to its span.
@@ -61,8 +84,16 @@ impl Future for Answer {
         match &answered {
             // One that has a message tells its code behind that, and it is nearly always OK.
             Ok(answer) => {
-                let code = answer.headers().get("grpc-status").map(|code| Code::from_bytes(code.as_bytes()));
-                traces::ended(self.0.span(), code.unwrap_or(Code::Ok));
+                let status = Status::from_header_map(answer.headers());
+                let code = status.as_ref().map_or(Code::Ok, Status::code);
+                traces::ended(self.0.span(), code);
+                match status.filter(|status| status.code() != Code::Ok) {
+                    None => trace::ended(self.0.span()),
+                    Some(status) => {
+                        let why = format!("{}: {}", name_of(code), status.message());
+                        trace::failed(self.0.span(), &why);
+                    }
+                }
             }
             Err(error) => traces::failed(self.0.span(), &error.to_string()),
         }

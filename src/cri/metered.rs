@@ -1,6 +1,6 @@
 //! Every call is counted, with the code that its client sees: also one that does not get as
 //! far as its handler, and one that its client gives up. It has its place in a trace, which
-//! its client may have begun.
+//! its client may have begun, and the recorder has its story, which its error names.
 
 use std::collections::HashMap;
 use std::convert::Infallible;
@@ -9,20 +9,26 @@ use std::pin::Pin;
 use std::sync::LazyLock;
 use std::task::{Context, Poll, ready};
 
-use http::{HeaderMap, Request, Response};
+use http::{HeaderMap, HeaderValue, Request, Response};
 use prost::Message;
 use prost_types::FileDescriptorSet;
-use tonic::Code;
 use tonic::body::Body;
 use tonic::codegen::Service;
 use tonic::server::NamedService;
-use tracing::Instrument;
+use tonic::{Code, Status};
 use tracing::instrument::Instrumented;
+use tracing::{Instrument, Span};
 
 use crate::proto::CRI_DESCRIPTORS;
-use crate::telemetry::meters::Call;
+use crate::telemetry::meters::{Call, name_of};
 use crate::telemetry::{METERS, traces};
+use crate::trace;
+use crate::trace::tee::tee;
 
+/// The message of a status.
+const MESSAGE: &str = "grpc-message";
+/// So much of a request is read for the recorder.
+const RECORDED_BYTES_MAX: usize = 64 << 10;
 /// The name of all methods that there are not.
 const UNKNOWN: &str = "unknown";
 
@@ -70,8 +76,22 @@ where
         let method = method(request.uri().path());
         let call = Some(METERS.cri_call(method));
         let span = traces::incoming(method, request.headers());
+        let request = recorded(request, method, &span);
         Counted { work: self.0.call(request).instrument(span), call }
     }
+}
+
+/// The request, which tells the recorder of itself on its way.
+fn recorded(request: Request<Body>, method: &'static str, span: &Span) -> Request<Body> {
+    if trace::recorder().is_none() {
+        return request;
+    }
+    let span = span.clone();
+    request.map(|body| {
+        tee(body, RECORDED_BYTES_MAX, move |message| {
+            trace::request(&span, || trace::mask::request(method, message));
+        })
+    })
 }
 
 /// A call that is counted when it ends.
@@ -87,25 +107,42 @@ where
     type Output = Result<Response<Body>, Infallible>;
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
-        let Ok(answer) = ready!(Pin::new(&mut self.work).poll(context));
-        self.end(code(answer.headers()));
+        let Ok(mut answer) = ready!(Pin::new(&mut self.work).poll(context));
+        let failure = self.end(code(answer.headers()), Some(answer.headers()));
+        if let Some(id) = failure {
+            name_story(answer.headers_mut(), &id);
+        }
         Poll::Ready(Ok(answer))
     }
 }
 
 impl<F> Counted<F> {
-    fn end(&mut self, code: Code) {
-        if let Some(call) = self.call.take() {
-            call.end(code);
-            traces::ended(self.work.span(), code);
-        }
+    /// Tells everybody of the end. The id of the story that an error is to name.
+    fn end(&mut self, code: Code, headers: Option<&HeaderMap>) -> Option<String> {
+        let call = self.call.take()?;
+        call.end(code);
+        let span = self.work.span();
+        traces::ended(span, code);
+        let status = headers.and_then(Status::from_header_map).filter(|_| code != Code::Ok);
+        trace::answered(span, name_of(code), status.as_ref().map(Status::message))
     }
 }
 
 impl<F> Drop for Counted<F> {
     fn drop(&mut self) {
         // Where it has not ended, its client has gone.
-        self.end(Code::Cancelled);
+        self.end(Code::Cancelled, None);
+    }
+}
+
+/// Puts the id of its story behind the message of an error: what the kubelet and operators
+/// look for in it stands in front.
+fn name_story(headers: &mut HeaderMap, id: &str) {
+    // As gRPC has it in a header: a space is escaped, brackets are not.
+    let mut message = headers.get(MESSAGE).map(|value| value.as_bytes().to_vec()).unwrap_or_default();
+    message.extend_from_slice(format!("%20[trace%20{id}]").as_bytes());
+    if let Ok(message) = HeaderValue::from_bytes(&message) {
+        headers.insert(MESSAGE, message);
     }
 }
 
@@ -133,5 +170,17 @@ mod tests {
         let refused = tonic::Status::not_found("x").into_http::<Body>();
         assert_eq!(code(refused.headers()), Code::NotFound);
         assert_eq!(code(&HeaderMap::new()), Code::Ok);
+    }
+
+    #[test]
+    fn an_error_names_its_story_at_the_end() {
+        for (message, want) in
+            [("", " [trace 1a2b3c]"), ("no \"ä\" at 100%", "no \"ä\" at 100% [trace 1a2b3c]")]
+        {
+            let mut refused = tonic::Status::not_found(message).into_http::<Body>();
+            name_story(refused.headers_mut(), "1a2b3c");
+            let status = Status::from_header_map(refused.headers()).expect("a status");
+            assert_eq!((status.code(), status.message()), (Code::NotFound, want));
+        }
     }
 }

@@ -87,6 +87,7 @@ impl Cri {
     ) -> Result<Response<T>, Status> {
         let gated = async {
             self.require_recovered()?;
+            self.pods.containers.tell_of_object(object);
             work.await
         };
         answer(call, object, gated).await

@@ -11,6 +11,7 @@ use std::sync::{Arc, Mutex};
 use tokio::sync::OwnedMutexGuard;
 
 use super::lock;
+use crate::trace;
 
 type Table = Mutex<HashMap<String, Arc<tokio::sync::Mutex<()>>>>;
 
@@ -33,7 +34,10 @@ impl Keyed {
         let entry = lock(&self.0).entry(key.clone()).or_default().clone();
         // Made before the wait, so that a wait that is given up cleans up as well.
         let mut guard = KeyedGuard { table: self.0.clone(), key, entry, held: None };
-        guard.held = Some(guard.entry.clone().lock_owned().await);
+        let held = guard.entry.clone().lock_owned();
+        // What stands behind a blank may be made of a secret.
+        let what = guard.key.split(' ').next().unwrap_or_default();
+        guard.held = Some(trace::wait(&format!("the lock of {what}"), held).await);
         guard
     }
 }

@@ -15,6 +15,7 @@ use tracing::{Instrument, Span};
 
 use super::{Flow, lock};
 use crate::error::{Result, internal};
+use crate::trace;
 
 type Calls<T> = Mutex<HashMap<String, Weak<Call<T>>>>;
 
@@ -53,10 +54,14 @@ impl<T: Clone + Send + Sync + 'static> Shared<T> {
     where
         F: Future<Output = Result<T>> + Send + 'static,
     {
+        let mut is_joined = false;
         let call = {
             let mut calls = lock(&self.calls);
             match calls.get(key).and_then(Weak::upgrade) {
-                Some(call) => call,
+                Some(call) => {
+                    is_joined = true;
+                    call
+                }
                 None => {
                     let (sender, result) = watch::channel(None);
                     let stop = CancellationToken::new();
@@ -81,7 +86,11 @@ impl<T: Clone + Send + Sync + 'static> Shared<T> {
             }
         };
         let mut result = call.result.clone();
-        let ended = result.wait_for(Option::is_some).await;
+        let ended = result.wait_for(Option::is_some);
+        let ended = match is_joined {
+            true => trace::wait("the same work, which runs already for another call", ended).await,
+            false => ended.await,
+        };
         ended.map_or_else(
             |_| Err(internal("a bug in longshore: shared work vanished")),
             |ended| ended.clone().unwrap_or_else(|| Err(internal("a bug in longshore: no result"))),

@@ -7,6 +7,8 @@
 
 use std::collections::HashMap;
 
+use tracing::Instrument;
+
 use super::progress::LayerState;
 use super::reference::Reference;
 use super::registry::{Cause, Repository, Server};
@@ -15,6 +17,8 @@ use super::work::Work;
 use super::{Images, content};
 use crate::containerd::{ContentWriter, Descriptor};
 use crate::error::{Context, Error, Kind, Result, precondition};
+use crate::telemetry::traces;
+use crate::trace;
 
 /// How many bytes are handed to containerd at once.
 const CHUNK_BYTES: usize = 128 << 10;
@@ -58,6 +62,15 @@ impl Fetch<'_> {
     /// # Errors
     /// See [`super::registry::Tries::finish`]; those of containerd.
     pub(super) async fn layer(self, layer: &Descriptor) -> Result<()> {
+        let span = tracing::debug_span!("fetch", name = layer.digest, bytes = layer.size);
+        let fetched = self.fetched(layer).instrument(span.clone()).await;
+        if let Err(error) = &fetched {
+            traces::failed(&span, error.message());
+        }
+        fetched
+    }
+
+    async fn fetched(self, layer: &Descriptor) -> Result<()> {
         let Images(inner) = self.images;
         let progress = self.repository.progress();
         let _turn = inner.blobs.lock(layer.digest.as_str()).await;
@@ -72,7 +85,7 @@ impl Fetch<'_> {
 
     async fn download(self, mut writer: ContentWriter, layer: &Descriptor) -> Result<()> {
         // The semaphore is never closed.
-        let _place = self.images.0.downloads.acquire().await.ok();
+        let _place = trace::wait("a place among the downloads", self.images.0.downloads.acquire()).await.ok();
         let elsewhere = self.tree.elsewhere.get(&layer.digest).map(Vec::as_slice).unwrap_or_default();
         let mut tries = self.repository.tries(&format!("layer {}", layer.digest), elsewhere);
         // All of it can be there from an earlier attempt, or some of it.

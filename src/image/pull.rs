@@ -23,7 +23,7 @@ use crate::containerd::{Descriptor, ImageRecord};
 use crate::error::{Error, Result, canceled};
 use crate::flow::Flow;
 use crate::proto::cri;
-use crate::telemetry::METERS;
+use crate::telemetry::{METERS, traces};
 
 /// What is pulled.
 #[derive(Debug)]
@@ -84,7 +84,11 @@ impl Task {
             never = progress.tell() => match never {},
         };
         // The transfers have ended here: what they left can be taken away.
-        work.end(&result).await;
+        let ended = async {
+            work.end(&result).await;
+            Ok(())
+        };
+        traces::stage("clean up", ended).await.ok();
         meter.end_as(result.as_ref().err().map(Error::kind));
         let seconds = started.elapsed().as_secs_f32();
         match &result {
@@ -106,9 +110,10 @@ impl Task {
         let credentials = self.credentials.clone();
         let repository = inner.registry.repository(reference, credentials, progress.clone()).await?;
         let repository = &repository;
-        let mut target = repository.resolve(reference).await?;
+        let mut target = traces::stage("resolve", repository.resolve(reference)).await?;
         let source = Source::Registry { repository, reference, work };
-        let tree = tree::walk(&inner.containerd, &source, &inner.node, &target).await?;
+        let walk = tree::walk(&inner.containerd, &source, &inner.node, &target);
+        let tree = traces::stage("manifests", walk).await?;
         progress.layers(tree.layers.iter());
         if tree.manifest.digest == target.digest {
             // The server need not have said what kind of document it is.
@@ -116,8 +121,9 @@ impl Task {
         }
         let fetch = Some(Fetch { images, work, repository, reference, tree: &tree });
         let name = reference.to_string();
-        Unpack { images, work, tree: &tree, snapshotter, name: &name, fetch }.run().await?;
-        images.set_names(work, reference, &target, &tree).await?;
+        let unpack = Unpack { images, work, tree: &tree, snapshotter, name: &name, fetch };
+        traces::stage("layers", unpack.run()).await?;
+        traces::stage("names", images.set_names(work, reference, &target, &tree)).await?;
         Ok(tree.config.digest)
     }
 }

@@ -18,7 +18,7 @@ use std::collections::HashMap;
 
 use futures_util::{StreamExt, TryStreamExt};
 use tokio::sync::{Notify, oneshot};
-use tracing::debug;
+use tracing::{Instrument, debug};
 
 use super::digest::is_digest;
 use super::extract::Failure;
@@ -31,6 +31,7 @@ use crate::config::Unpacking;
 use crate::containerd::{Descriptor, Mount};
 use crate::error::{Context, Error, Kind, Result, precondition, unknown};
 use crate::ids::random_hex;
+use crate::trace;
 
 /// How often a layer is prepared anew when what was there a moment ago is gone.
 const ATTEMPTS: usize = 3;
@@ -178,7 +179,7 @@ impl Unpack<'_> {
                 // The receiver lives as long as this future.
                 let _ = start.send(index);
             }
-            arrived.notified().await;
+            trace::wait("the layer to arrive", arrived.notified()).await;
         }
         self.shows(layer, LayerState::Unpacking);
         let diff_id = &self.tree.diff_ids[index];
@@ -235,8 +236,9 @@ impl Unpack<'_> {
         };
         if let Some(extraction) = extraction {
             // The semaphore is never closed.
-            let _place = inner.extractions.acquire().await.ok();
-            match extraction.run(self.work, containerd, layer).await {
+            let _place = trace::wait("a place among the extractions", inner.extractions.acquire()).await.ok();
+            let span = tracing::debug_span!("extract", name = layer.digest);
+            match extraction.run(self.work, containerd, layer).instrument(span).await {
                 Ok(diff_id) => {
                     debug!(layer = layer.digest, by = "longshore", "unpacked a layer");
                     return Ok(Some((key, diff_id)));

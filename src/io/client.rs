@@ -25,7 +25,7 @@ use tokio::io::AsyncReadExt;
 use tokio::process::Command;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
-use tracing::{debug, info, warn};
+use tracing::{Instrument, debug, info, warn};
 
 use super::attached::{Attached, ContainerInput};
 use super::link::Link;
@@ -38,6 +38,7 @@ use super::{daemon, fifo, succession};
 use crate::error::{Context, Error, Kind, Result, internal, unavailable};
 use crate::flow::{blocking, limited, lock};
 use crate::points;
+use crate::trace;
 
 /// Pauses between attempts to reach a keeper, doubled each time up to the second.
 const RETRY_PAUSES: (Duration, Duration) = (Duration::from_millis(20), Duration::from_secs(1));
@@ -282,7 +283,12 @@ impl Keeper {
     async fn call(&self, start: Start, what: &str, request: &Request) -> Result<Value> {
         let step = format!("{what} (log keeper)");
         points::before(&step)?;
-        let done = limited(self.0.options.call_limit, &step, self.0.ask(start, || request.clone())).await;
+        let span = tracing::debug_span!("keeper", name = what);
+        let asked = self.0.ask(start, || request.clone());
+        let done = limited(self.0.options.call_limit, &step, asked).instrument(span.clone()).await;
+        if let Err(error) = &done {
+            trace::failed(&span, error.message());
+        }
         points::after(&step)?;
         done
     }

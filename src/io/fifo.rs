@@ -20,6 +20,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::{Collected, Context, Result, precondition};
 use crate::points;
+use crate::trace;
 
 /// How often a new random folder is tried.
 const ATTEMPTS: usize = 16;
@@ -60,6 +61,7 @@ impl Fifos {
     /// # Errors
     /// Those of the file system; nothing is left behind then.
     pub fn make(state: &Path, container_id: &str, process: &str, wanted: Wanted) -> Result<Fifos> {
+        let _step = trace::file("make FIFOs", Path::new(process));
         points::before("make FIFOs")?;
         let container = state.join("containers").join(container_id);
         make_folders(&container, 0o755)?;
@@ -127,6 +129,7 @@ impl Fifos {
     /// # Errors
     /// Those of the file system, after all of it was tried.
     pub fn remove(&self) -> Result<()> {
+        let _step = self.paths().next().map(|path| trace::file("remove FIFOs", path));
         points::before("remove FIFOs")?;
         let mut errors = Collected::default();
         for path in self.paths() {

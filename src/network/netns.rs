@@ -12,6 +12,7 @@ use crate::ids::random_hex;
 use crate::points;
 use crate::sys;
 use crate::sys::userns::IdMaps;
+use crate::trace;
 
 /// A new, random path in `directory`: `cni-` and the text form of a UUID.
 #[must_use]
@@ -32,6 +33,7 @@ pub async fn create(path: &Path, loopback: Loopback) -> Result<()> {
     let path = path.to_owned();
     sys::netns::on_own_thread(move || {
         prepare(&path)?;
+        let _step = trace::namespace("make network", &path);
         points::before("make a network namespace")?;
         sys::netns::create(&path, loopback == Loopback::Internal)
     })
@@ -55,6 +57,7 @@ pub async fn create_in_user_namespace(
         prepare(&path)?;
         let folder = user_path.parent().unwrap_or(Path::new("/"));
         std::fs::create_dir_all(folder).context(|| format!("create {folder:?}"))?;
+        let _step = trace::namespace("make user and network", &path);
         points::before("make a user and a network namespace")?;
         sys::netns::create_in_user_namespace(&path, &user_path, &maps, loopback == Loopback::Internal)
     })
@@ -77,6 +80,7 @@ fn prepare(path: &Path) -> Result<()> {
 pub async fn remove(path: &Path) -> Result<()> {
     let path = path.to_owned();
     flow::blocking(move || {
+        let _step = trace::namespace("remove network", &path);
         points::before("remove a network namespace")?;
         sys::netns::remove(&path)
     })

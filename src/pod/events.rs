@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
-use tracing::{debug, info, warn};
+use tracing::{Instrument, debug, info, warn};
 
 use super::{Pods, Recovery};
 use crate::containerd::{BUILTIN_NAMESPACE, Event};
@@ -13,6 +13,7 @@ use crate::error::Result;
 use crate::flow::lock;
 use crate::proto::cri::ContainerState;
 use crate::state::Pod;
+use crate::trace;
 use std::sync::Arc;
 
 /// How many early exits are remembered: more pods are not made at the same time.
@@ -64,9 +65,10 @@ impl Pods {
             let is_known = *self.recovery.borrow() == Recovery::Done;
             let done = if is_known {
                 // It may be another containerd, with other runtimes.
-                tokio::join!(self.compare_all(), self.containers.learn_features()).0
+                let compared = async { tokio::join!(self.compare_all(), self.containers.learn_features()).0 };
+                compared.instrument(trace::background("compare", "")).await
             } else {
-                self.load(stop).await
+                self.load(stop).instrument(trace::background("recover", "")).await
             };
             match done {
                 Ok(()) => return,

@@ -11,6 +11,7 @@ use crate::proto::cri::{DnsConfig, PodSandboxConfig};
 use crate::state::Paths;
 use crate::sys;
 use crate::sys::userns::IdMaps;
+use crate::trace;
 
 /// What decides the files of a pod.
 #[derive(Clone, Debug)]
@@ -35,12 +36,14 @@ pub(super) async fn make(request: PodFilesRequest, config: std::sync::Arc<PodSan
         let owner = maps.and_then(|maps| maps.to_host(0, 0));
         let (root, state) = (paths.pod_root(&id), paths.pod_state(&id));
         for folder in [&root, &state] {
+            let _step = trace::file("make a folder", folder);
             points::before("make a folder of a pod")?;
             std::fs::create_dir_all(folder).context(|| format!("folder {folder:?}"))?;
         }
         let write = |name: &str, text: &[u8]| {
             let path = root.join(name);
             let what = || format!("file {path:?}");
+            let _step = trace::file("write", &path);
             points::before(&format!("write {name}"))?;
             std::fs::write(&path, text).context(what)?;
             match owner {

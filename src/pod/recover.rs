@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use tracing::{info, warn};
+use tracing::{Instrument, info, warn};
 
 use super::Pods;
 use super::settle::{Held, may_run};
@@ -29,6 +29,7 @@ use crate::spec::annotations::{KIND_CONTAINER, KIND_LABEL, KIND_SANDBOX};
 use crate::state::container::{Status, UNKNOWN_CODE, now};
 use crate::state::record::{self, CREATING_LABEL, LEASE_LABEL};
 use crate::state::{Container, Pod, checkpoint, pod};
+use crate::trace;
 
 const SIGKILL: u32 = 9;
 
@@ -342,8 +343,8 @@ impl Pods {
                     tokio::time::sleep(SETTLE_PAUSE).await;
                     worker.remove(pod.id.as_str()).await
                 };
-                let removed = removed.await;
-                if let Err(error) = removed {
+                let span = trace::background("roll back", id.as_str());
+                if let Err(error) = removed.instrument(span).await {
                     warn!(pod = %id, %error, "a cut-off pod sandbox could not be rolled back");
                 }
             });

@@ -9,6 +9,7 @@ use crate::container::remove_folder;
 use crate::error::{Collected, Result, precondition};
 use crate::network::netns;
 use crate::state::Pod;
+use crate::trace;
 
 impl Pods {
     /// Removes a pod with all its containers, stopping it first (SBX-44). Unknown ids are
@@ -27,7 +28,7 @@ impl Pods {
 
     /// Removes a pod; the caller runs detached.
     pub(super) async fn remove_pod(&self, pod: &Arc<Pod>) -> Result<()> {
-        let _operation = pod.operation.lock().await;
+        let _operation = trace::wait(trace::OTHERS, pod.operation.lock()).await;
         if self.containers.store.pod(pod.id.as_str()).is_err() {
             return Ok(()); // another call was faster
         }

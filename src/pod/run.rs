@@ -33,6 +33,7 @@ use crate::state::Pod;
 use crate::state::pod::{Status, UNTRUSTED_HANDLER, is_untrusted};
 use crate::state::record::{self, CREATING_LABEL, LEASE_LABEL, SandboxMetadata};
 use crate::telemetry::METERS;
+use crate::trace;
 
 /// A pod that is being made.
 struct Creation {
@@ -112,6 +113,11 @@ impl Pods {
         stage: Stage,
     ) -> Result<PodId> {
         let id = PodId::random();
+        trace::about(|about| {
+            about.pod_id = id.to_string();
+            let names = config.metadata.as_ref().map(|it| format!("{}/{}", it.namespace, it.name));
+            about.pod = names.unwrap_or_default();
+        });
         self.containers.store.reserve(&name, id.as_str())?;
         let made = self.prepare(&id, config, asked_handler, handler, modes, &name, &stage).await;
         let made = match made {

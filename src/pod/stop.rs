@@ -11,6 +11,8 @@ use crate::network::netns;
 use crate::state::Pod;
 use crate::state::pod::Status;
 use crate::sys;
+use crate::telemetry::traces;
+use crate::trace;
 
 impl Pods {
     /// Stops a pod: kills its containers, then pause while the network is torn down
@@ -28,7 +30,7 @@ impl Pods {
         self.containers
             .flow
             .detach(async move {
-                let _operation = pod.operation.lock().await;
+                let _operation = trace::wait(trace::OTHERS, pod.operation.lock()).await;
                 this.stop_pod(&pod).await
             })
             .await
@@ -51,11 +53,15 @@ impl Pods {
         let containers = self.containers.store.containers_of(pod);
         let kills = containers.iter().map(|container| self.containers.stop_container(container, 0));
         let mut errors = Collected::default();
-        for killed in futures_util::future::join_all(kills).await {
+        let killed = async { Ok(futures_util::future::join_all(kills).await) };
+        for killed in traces::stage("kill containers", killed).await? {
             errors.push(killed);
         }
         errors.finish()?;
-        let (pause, network) = tokio::join!(self.stop_pause(pod), self.detach(pod));
+        let (pause, network) = tokio::join!(
+            traces::stage("stop pause", self.stop_pause(pod)),
+            traces::stage("cni", self.detach(pod)),
+        );
         let mut errors = Collected::default();
         errors.push(pause);
         errors.push(network);

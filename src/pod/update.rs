@@ -8,6 +8,7 @@ use crate::error::Result;
 use crate::proto::cri::UpdatePodSandboxResourcesRequest;
 use crate::state::Pod;
 use crate::state::record::{self, UpdatedResources};
+use crate::trace;
 
 impl Pods {
     /// Remembers the resources of a pod, in its record and for its verbose status (SBX-57).
@@ -24,7 +25,7 @@ impl Pods {
     }
 
     async fn update_record(&self, pod: &Arc<Pod>, updated: UpdatedResources) -> Result<()> {
-        let _operation = pod.operation.lock().await;
+        let _operation = trace::wait(trace::OTHERS, pod.operation.lock()).await;
         let update = ContainerUpdate {
             extensions: record::updated_resources_extension(&updated),
             ..ContainerUpdate::default()

@@ -13,6 +13,7 @@ use serde_json::{Map, Value};
 use crate::error::{Context, Result, precondition};
 use crate::points;
 use crate::proto::cri::ContainerResources;
+use crate::trace;
 
 const NAME: &str = "status";
 const VERSION: &str = "v1";
@@ -77,6 +78,7 @@ pub fn write(dir: &Path, status: &StatusFile) -> Result<()> {
     let what = || format!("status file {path:?}");
     let versioned = StatusFile { version: VERSION.to_owned(), ..status.clone() };
     let text = serde_json::to_vec(&versioned).expect("a status has text keys only");
+    let _step = trace::file("write the status", &path);
     points::before("write a status file")?;
     let mut beside = tempfile::Builder::new().prefix(".status-").tempfile_in(dir).context(what)?;
     beside.write_all(&text).context(what)?;

@@ -125,6 +125,13 @@ impl Pod {
         }
     }
 
+    /// Its name as Kubernetes' tools show it: `namespace/name`.
+    #[must_use]
+    pub fn kubernetes_name(&self) -> String {
+        let metadata = self.config.metadata.as_ref();
+        metadata.map(|it| format!("{}/{}", it.namespace, it.name)).unwrap_or_default()
+    }
+
     /// The name of the handler that it runs with; empty for the default one.
     #[must_use]
     pub fn handler_name(&self) -> &str {

@@ -82,6 +82,17 @@ enum Request {
     PortForward(PortForwardRequest),
 }
 
+impl Request {
+    /// The id of the container or pod.
+    fn object(&self) -> &str {
+        match self {
+            Request::Exec(request) => &request.container_id,
+            Request::Attach(request) => &request.container_id,
+            Request::PortForward(request) => &request.pod_sandbox_id,
+        }
+    }
+}
+
 impl Streaming {
     /// Binds the address that `config` names, and gives what serves there.
     ///

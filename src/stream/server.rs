@@ -23,13 +23,14 @@ use tokio::task::AbortHandle;
 use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
-use tracing::{Instrument, debug, info};
+use tracing::{Instrument, Span, debug, info};
 
 use super::negotiate::{self, Purpose};
 use super::refusals::{Refusals, Why, shortened};
 use super::{Request, Streaming, certificate, port_forward, remote_command};
 use crate::config::file::Stream;
 use crate::error::{Context, Result};
+use crate::trace;
 
 /// Clients at a time that have not said what they want.
 const STRANGERS_MAX: usize = 1024;
@@ -190,7 +191,7 @@ impl Client {
         };
         let upgrade = hyper::upgrade::on(&mut request);
         let client = self.clone();
-        let span = tracing::info_span!("stream", kind);
+        let span = tracing::info_span!("stream", kind, object = wanted.object());
         self.sessions.spawn(
             async move {
                 match upgrade.await {
@@ -220,6 +221,7 @@ impl Client {
         wanted: Request,
     ) {
         let Streaming(inner) = &self.streaming;
+        inner.pods.containers.tell_of_object(wanted.object());
         let ended = match wanted {
             Request::Exec(request) => {
                 remote_command::exec(&inner.pods, request, io, agreement, inner.limits, &self.stop).await
@@ -232,6 +234,7 @@ impl Client {
             }
         };
         if let Err(error) = ended {
+            let _ = trace::answered(&Span::current(), "Unknown", Some(&shortened(&error)));
             info!(error = shortened(&error), "a streaming session failed");
         }
     }

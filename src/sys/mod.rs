@@ -18,5 +18,6 @@ pub mod processes;
 pub mod relabel;
 pub mod signal;
 pub mod socket;
+pub mod terminal;
 pub mod usage;
 pub mod userns;

@@ -25,6 +25,7 @@ use rustix::thread::UnshareFlags;
 use super::mountinfo;
 use crate::error::{Collected, Context, Result, internal, invalid, unimplemented, unknown};
 use crate::points;
+use crate::trace;
 
 /// The most options that mount(2) takes, with the NUL at the end: one page.
 const OPTIONS_BYTES_MAX: usize = 4096;
@@ -51,6 +52,7 @@ pub struct Mount {
 /// InvalidArgument or Unimplemented for options that cannot be meant or are not
 /// served; else the kernel's reason, with type and source.
 pub fn mount_all(mounts: &[Mount], target: &Path) -> Result<()> {
+    let _step = trace::mount("mount", target);
     points::before("mount")?;
     for (done, mount) in mounts.iter().enumerate() {
         if let Err(error) = mount_one(mount, target) {
@@ -71,6 +73,7 @@ pub fn mount_all(mounts: &[Mount], target: &Path) -> Result<()> {
 /// # Errors
 /// The kernel's reason.
 pub fn set_read_only(target: &Path) -> Result<()> {
+    let _step = trace::mount("make read-only", target);
     points::before("make a mount read-only")?;
     let what = || format!("make the mount at {target:?} read-only");
     let now = rustix::fs::statvfs(target).context(what)?.f_flag;
@@ -85,6 +88,7 @@ pub fn set_read_only(target: &Path) -> Result<()> {
 /// # Errors
 /// The kernel's reason.
 pub fn unmount_all(target: &Path) -> Result<()> {
+    let _step = trace::mount("unmount", target);
     points::before("unmount")?;
     for _ in 0..STACK_MAX {
         if !unmount(target)? {
@@ -99,6 +103,7 @@ pub fn unmount_all(target: &Path) -> Result<()> {
 /// # Errors
 /// The kernel's reason.
 pub fn unmount_below(folder: &Path) -> Result<()> {
+    let _step = trace::mount("unmount below", folder);
     points::before("unmount what is below a folder")?;
     let mut below: Vec<PathBuf> = mountinfo::read()?
         .into_iter()
@@ -119,6 +124,7 @@ pub fn unmount_below(folder: &Path) -> Result<()> {
 /// # Errors
 /// The kernel's reason.
 pub fn tmpfs(target: &Path, options: &str) -> Result<()> {
+    let _step = trace::mount("tmpfs", target);
     points::before("mount a tmpfs")?;
     let what = || format!("mount {target:?} as tmpfs");
     let options = CString::new(options).map_err(|_| invalid("a mount option holds a NUL")).context(what)?;

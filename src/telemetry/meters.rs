@@ -19,7 +19,6 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::{Registry, Unit};
 use tonic::Code;
-use tracing::Instrument;
 
 use super::snapshot::{Looked, Snapshot};
 use super::traces;
@@ -130,11 +129,7 @@ impl Meters {
         work: impl Future<Output = Result<T>>,
     ) -> Result<T> {
         let call = self.stages.begin([("stage", stage)]);
-        let span = tracing::debug_span!("stage", name = stage);
-        let result = work.instrument(span.clone()).await;
-        if let Err(error) = &result {
-            traces::failed(&span, error.message());
-        }
+        let result = traces::stage(stage, work).await;
         call.end_as(result.as_ref().err().map(Error::kind));
         result
     }
@@ -253,7 +248,7 @@ impl<const N: usize> Drop for Call<'_, N> {
 }
 
 /// A code as it is written in Kubernetes' world.
-pub(super) fn name_of(code: Code) -> &'static str {
+pub fn name_of(code: Code) -> &'static str {
     match code {
         Code::Ok => "OK",
         Code::Cancelled => "Canceled",

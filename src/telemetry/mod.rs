@@ -31,23 +31,28 @@ impl LogControl {
     }
 }
 
-/// Starts logging. The first call in a process wins.
-pub fn init(config: &LogConfig) -> LogControl {
-    let (filter, handle) = reload::Layer::new(filter(config));
-    let _ = tracing_subscriber::registry().with(filter).with(writer(config)).try_init();
-    LogControl(handle)
-}
-
-/// As [`init`], with traces: what gives them is to be run.
+/// Starts logging, the traces and the recorder of calls, where the configuration has them;
+/// what sends the traces is to be run. The first call in a process wins.
 ///
 /// # Errors
 /// InvalidArgument for a collector's address that is none.
-pub fn init_with_traces(log: &LogConfig, config: &TracesConfig) -> Result<(LogControl, traces::Exporter)> {
+pub fn init(
+    log: &LogConfig,
+    traces: Option<&TracesConfig>,
+    trace: Option<usize>,
+) -> Result<(LogControl, Option<traces::Exporter>)> {
     let (filter, handle) = reload::Layer::new(filter(log));
-    let (gather, exporter) = traces::new(config)?;
     // The level is that of the log alone.
-    let writer = writer(log).with_filter(filter);
-    let _ = tracing_subscriber::registry().with(writer).with(gather).try_init();
+    let mut layers: Vec<Box<dyn Layer<Registry> + Send + Sync>> =
+        vec![writer(log).with_filter(filter).boxed()];
+    let mut exporter = None;
+    if let Some(config) = traces {
+        let (gather, runs) = traces::new(config)?;
+        layers.push(gather.boxed());
+        exporter = Some(runs);
+    }
+    layers.extend(trace.map(|bytes_max| crate::trace::layer(bytes_max).boxed()));
+    let _ = tracing_subscriber::registry().with(layers).try_init();
     Ok((LogControl(handle), exporter))
 }
 

@@ -21,6 +21,7 @@ use hyper::body::{Bytes, Incoming};
 use hyper_rustls::HttpsConnector;
 use hyper_util::rt::{TokioExecutor, TokioTimer};
 use tower::Service;
+use tracing::Instrument;
 
 use super::cause::Cause;
 use super::proxy::{Dialer, Rules};
@@ -29,6 +30,7 @@ use super::words::printable;
 use crate::config::Proxies;
 use crate::error::Result;
 use crate::flow::lock;
+use crate::trace;
 
 /// How long a server may take to accept a connection, where nothing else is configured.
 const CONNECT_LIMIT: Duration = Duration::from_secs(30);
@@ -155,9 +157,26 @@ impl Client {
         for _ in 0..=REDIRECTS_MAX {
             let is_elsewhere = origin(&uri) != origin(&ask.uri);
             let request = self.request(ask, &uri, is_elsewhere)?;
-            let response = unless_stalled(ask.stall_limit, self.http.request(request)).await?;
-            let response = response.map_err(|error| explain(&error))?;
+            // The query may be a signature that gives access.
+            let span = tracing::debug_span!(
+                "registry",
+                name = ask.method.as_str(),
+                host = uri.authority().map(http::uri::Authority::as_str),
+                path = uri.path(),
+                status = tracing::field::Empty,
+            );
+            let answered = unless_stalled(ask.stall_limit, self.http.request(request));
+            let answered = answered.instrument(span.clone()).await;
+            let response = match answered.map(|answer| answer.map_err(|error| explain(&error))) {
+                Ok(Ok(response)) => response,
+                Ok(Err(cause)) | Err(cause) => {
+                    let cause = self.through_proxy(cause, &uri);
+                    trace::failed(&span, cause.text());
+                    return Err(cause);
+                }
+            };
             let status = response.status();
+            span.record("status", status.as_u16());
             if !is_redirect(status) {
                 return Ok(Answered { response, is_elsewhere });
             }
@@ -174,6 +193,15 @@ impl Client {
             uri = next;
         }
         Err(Cause::Failed(format!("redirects more than {REDIRECTS_MAX} times")))
+    }
+
+    /// Names the proxy that could not be reached, or reached nobody: the variables that it
+    /// comes from are easily forgotten.
+    fn through_proxy(&self, cause: Cause, uri: &Uri) -> Cause {
+        match (cause, self.rules.name_of(uri)) {
+            (Cause::Unreachable(text), Some(proxy)) => Cause::Unreachable(format!("proxy {proxy}: {text}")),
+            (cause, _) => cause,
+        }
     }
 
     fn request(&self, ask: &Ask<'_>, uri: &Uri, is_elsewhere: bool) -> Result<Request<Full<Bytes>>, Cause> {

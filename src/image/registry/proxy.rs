@@ -46,6 +46,13 @@ impl Rules {
         Some((proxy.uri().clone(), proxy.basic_auth().cloned()))
     }
 
+    /// The proxy for `destination` as it may be told: without what is said to it.
+    pub(super) fn name_of(&self, destination: &Uri) -> Option<String> {
+        let (proxy, _) = self.of(destination)?;
+        let port = proxy.port_u16().map_or_else(String::new, |port| format!(":{port}"));
+        Some(format!("{}://{}{port}", proxy.scheme_str().unwrap_or("http"), proxy.host()?))
+    }
+
     /// Our credentials for the proxy that a plain request to `destination` goes to.
     pub(super) fn authorization(&self, destination: &Uri) -> Option<HeaderValue> {
         if destination.scheme_str() != Some("http") {

@@ -23,6 +23,7 @@ use serde_json::{Map, Value};
 use super::Endpoint;
 use crate::error::{Context, Result, invalid};
 use crate::points;
+use crate::trace;
 
 /// libcni's name of the format.
 const KIND: &str = "cniCacheV1";
@@ -121,6 +122,7 @@ impl Cache {
     pub(crate) fn write(&self, entry: &Entry) -> Result<()> {
         let unfinished =
             self.results.join(format!("{}{}", unfinished_prefix(&entry.container_id), entry.if_name));
+        let _step = trace::file("write the CNI cache", &unfinished);
         points::before("write the CNI cache")?;
         let write = || {
             let bytes = serde_json::to_vec(entry).map_err(std::io::Error::other)?;
@@ -173,6 +175,7 @@ impl Cache {
     /// # Errors
     /// The file system's.
     pub(crate) fn remove_path(&self, path: &Path) -> Result<()> {
+        let _step = trace::file("delete from the CNI cache", path);
         points::before("delete from the CNI cache")?;
         match std::fs::remove_file(path) {
             Err(error) if error.kind() != ErrorKind::NotFound => {

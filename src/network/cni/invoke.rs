@@ -16,13 +16,14 @@ use rustix::process::{Pid, Signal};
 use serde::Deserialize;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
 use tokio::process::{Child, Command};
-use tracing::{Instrument, debug, info_span, warn};
+use tracing::{Instrument, Span, debug, info_span, warn};
 
 use super::{Endpoint, Verb};
 use crate::error::{Context, Error, Kind, Result, deadline, precondition, unknown};
 use crate::flow;
 use crate::points;
 use crate::telemetry::{METERS, traces};
+use crate::trace;
 
 /// Bytes of a plugin's standard output; a result beyond it is refused.
 const STDOUT_BYTES_MAX: usize = 4 << 20;
@@ -152,7 +153,12 @@ impl Plugins {
         let step = format!("CNI {} {}", call.verb.as_str(), call.plugin);
         points::before(&step)?;
         let meter = METERS.cni_plugin(call.plugin, call.verb.as_str());
+        trace::note(&span, "args", || call.endpoint.described());
+        trace::note(&span, "stdin", || trace::mask::json(&call.input));
         let done = self.run(call).instrument(span.clone()).await;
+        if let Ok(printed) = &done {
+            trace::note(&span, "result", || trace::mask::json(printed));
+        }
         if let Err(failure) = &done {
             traces::failed(&span, failure.message());
         }
@@ -183,6 +189,7 @@ impl Plugins {
         };
         let elapsed_ms = started.elapsed().as_millis() as u64;
         let stderr = String::from_utf8_lossy(&output.stderr.bytes);
+        trace::note(&Span::current(), "stderr", || stderr.trim().to_owned());
         match &result {
             Ok(_) => debug!(elapsed_ms, stderr = stderr.trim(), "the plugin succeeded"),
             Err(failure) => warn!(elapsed_ms, stderr = stderr.trim(), ?failure, "the plugin failed"),

@@ -118,6 +118,18 @@ pub(crate) struct Endpoint {
     pub(crate) capability_args: Map<String, Value>,
 }
 
+impl Endpoint {
+    /// As it is told to plugins, for people.
+    fn described(&self) -> String {
+        let args: Vec<String> = self.args.iter().map(|(name, value)| format!("{name}={value}")).collect();
+        let Endpoint { container, netns, interface, .. } = self;
+        format!(
+            "CNI_CONTAINERID={container} CNI_NETNS={netns} CNI_IFNAME={interface} CNI_ARGS={}",
+            args.join(";")
+        )
+    }
+}
+
 /// Whether `name` may be a network's name or a container's id.
 pub(crate) fn is_valid_name(name: &str) -> bool {
     name.starts_with(|c: char| c.is_ascii_alphanumeric())

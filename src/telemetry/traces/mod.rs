@@ -5,7 +5,7 @@
 //!                                        └▶ cni
 //!          every span that has ended ─▶ queue ─▶ exporter ──OTLP──▶ collector
 //! ```
-//! Off by default; then no span is made that the log does not want. The kubelet's trace is
+//! Off by default. The kubelet's trace is
 //! continued, and its word counts on whether it is kept; calls without one begin a trace,
 //! of which `traces.sampling_ratio` are kept.
 //!
@@ -18,12 +18,13 @@ mod export;
 mod layer;
 mod otlp;
 
+use std::future::Future;
 use std::sync::OnceLock;
 
 use http::{HeaderMap, HeaderValue};
 use tokio::sync::mpsc;
 use tonic::Code;
-use tracing::Span;
+use tracing::{Instrument, Span};
 use tracing_subscriber::Layer;
 use tracing_subscriber::filter::filter_fn;
 
@@ -35,6 +36,7 @@ use self::otlp::Kind;
 use super::meters::name_of;
 use crate::config::TracesConfig;
 use crate::error::Result;
+use crate::trace;
 
 /// The share of the calls without a trace that are kept; not set where there are no traces.
 static SAMPLING: OnceLock<f64> = OnceLock::new();
@@ -55,10 +57,10 @@ where
     Ok((Gather { exporter: sender }.with_filter(is_ours), exporter))
 }
 
-/// The span of a call that comes with `headers`; none where there are no traces.
+/// The span of a call that comes with `headers`; none where nobody wants it.
 pub fn incoming(method: &'static str, headers: &HeaderMap) -> Span {
-    let Some(ratio) = SAMPLING.get() else { return Span::none() };
     let span = tracing::trace_span!(parent: None, "call", method);
+    let Some(ratio) = SAMPLING.get() else { return span };
     let caller = Context::of(headers);
     let context = caller.map_or_else(|| new_trace(*ratio), Context::child);
     let state = caller.and_then(|_| context::state_of(headers));
@@ -79,16 +81,37 @@ fn new_trace(ratio: f64) -> Context {
 
 /// What is done in `span` has ended with `code`.
 pub fn ended(span: &Span, code: Code) {
-    layer::with(span, |traced| traced.end(Some(name_of(code)).filter(|_| code != Code::Ok)));
+    if SAMPLING.get().is_some() {
+        layer::with(span, |traced| traced.end(Some(name_of(code)).filter(|_| code != Code::Ok)));
+    }
 }
 
 /// What is done in `span` has failed.
 pub fn failed(span: &Span, why: &str) {
-    layer::with(span, |traced| traced.end(Some(why)));
+    trace::failed(span, why);
+    if SAMPLING.get().is_some() {
+        layer::with(span, |traced| traced.end(Some(why)));
+    }
+}
+
+/// Does a part of a call that has a name, which is told where it fails.
+///
+/// # Errors
+/// Those of `work`.
+pub async fn stage<T>(name: &'static str, work: impl Future<Output = Result<T>>) -> Result<T> {
+    let span = tracing::debug_span!("stage", name);
+    let result = work.instrument(span.clone()).await;
+    if let Err(error) = &result {
+        failed(&span, error.message());
+    }
+    result
 }
 
 /// Tells the one who is called from `span` of its trace.
 pub fn pass_on(span: &Span, headers: &mut HeaderMap) {
+    if SAMPLING.get().is_none() {
+        return;
+    }
     let told = layer::with(span, |traced| (traced.context.to_string(), traced.state.clone()));
     let Some((context, state)) = told else { return };
     for (name, text) in [(HEADER, Some(&*context)), (STATE_HEADER, state.as_deref())] {

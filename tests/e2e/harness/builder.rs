@@ -47,6 +47,7 @@ pub(crate) struct Builder<'a> {
     /// What is prepared in the place.
     before: Vec<Prepare<'a>>,
     plugin_config: Option<PluginConfig<'a>>,
+    environment: Vec<(String, String)>,
 }
 
 /// Prepares something in the place.
@@ -66,6 +67,7 @@ impl<'a> Builder<'a> {
             uses_plugin_folders: false,
             before: Vec::new(),
             plugin_config: None,
+            environment: Vec::new(),
         }
     }
 
@@ -91,6 +93,12 @@ impl<'a> Builder<'a> {
     /// A further CNI plugin, or another one of that name: a script with its `#!`.
     pub(crate) fn plugin(mut self, name: &str, script: &str) -> Builder<'a> {
         self.plugins.push((name.to_owned(), script.to_owned()));
+        self
+    }
+
+    /// A variable of longshore's environment.
+    pub(crate) fn env(mut self, name: &str, value: &str) -> Builder<'a> {
+        self.environment.push((name.to_owned(), value.to_owned()));
         self
     }
 
@@ -150,7 +158,9 @@ impl<'a> Builder<'a> {
             Server::BuiltIn => None,
             Server::Longshore => {
                 let path = search_path(containerd.binary(), self.runc);
-                Some(Longshore::new(&place, &containerd.socket(), path, &settings))
+                let mut longshore = Longshore::new(&place, &containerd.socket(), path, &settings);
+                longshore.environment = self.environment;
+                Some(longshore)
             }
         };
         let cri = match &longshore {

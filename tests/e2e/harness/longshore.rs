@@ -22,6 +22,8 @@ pub(crate) struct Longshore {
     search_path: std::ffi::OsString,
     cri: Cri,
     process: Mutex<Option<Process>>,
+    /// Further variables of its environment.
+    pub(super) environment: Vec<(String, String)>,
 }
 
 impl Longshore {
@@ -40,7 +42,15 @@ impl Longshore {
         }
         let listen = config["server"]["listen"].as_str().expect("a socket").to_owned();
         let cri = Cri::new(Path::new(&listen), place);
-        Longshore { place: place.clone(), config, search_path: path, cri, process: Mutex::new(None) }
+        let environment = Vec::new();
+        Longshore {
+            place: place.clone(),
+            config,
+            search_path: path,
+            cri,
+            process: Mutex::new(None),
+            environment,
+        }
     }
 
     /// Its program.
@@ -90,6 +100,7 @@ impl Longshore {
         std::fs::write(self.config_file(), self.config.to_string()).expect("a configuration");
         let mut serve = command(Longshore::program());
         serve.args(["serve", "--config"]).arg(self.config_file()).env("PATH", &self.search_path);
+        serve.envs(self.environment.iter().map(|(name, value)| (name, value)));
         serve.env("LONGSHORE_POINTS", self.place.path("points"));
         let process = Process::start("longshore", serve, &self.place.path("l.log"));
         assert!(self.process.lock().expect("no panic").replace(process).is_none(), "longshore runs already");

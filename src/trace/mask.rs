@@ -1,0 +1,473 @@
+//! Requests of the CRI as JSON, without their secrets.
+//!
+//! The CRI's own descriptors say what is one (`debug_redact`): values of environment
+//! variables, credentials. So it is for fields that are added later, too. Maps are another
+//! matter: an annotation's value is masked where its name says that it is secret, and where
+//! it repeats a whole pod. Of a container's request the pod's configuration is left out: it
+//! is told with the pod.
+
+use std::collections::HashMap;
+use std::sync::LazyLock;
+
+use prost::Message;
+
+use super::calls::{Fields, Value};
+use crate::proto::CRI_DESCRIPTORS;
+
+/// Stands for a secret.
+pub const MASKED: &str = "<masked>";
+/// The most bytes of a request's text; what comes behind is kept by nobody.
+const BYTES_MAX: usize = 16 << 10;
+/// Messages in one another.
+const DEPTH_MAX: usize = 16;
+/// What the name of a secret has in it.
+const SECRET_WORDS: [&str; 7] =
+    ["password", "passwd", "secret", "token", "credential", "private", "last-applied-configuration"];
+/// Fields that are told elsewhere.
+const ELSEWHERE: [(&str, &str); 1] = [(".runtime.v1.CreateContainerRequest", "sandbox_config")];
+
+/// As much of descriptor.proto as is needed here; `prost-types` lacks `debug_redact`.
+mod descriptor {
+    use prost::Message;
+
+    #[derive(Clone, PartialEq, Message)]
+    pub(super) struct Set {
+        #[prost(message, repeated, tag = "1")]
+        pub(super) file: Vec<File>,
+    }
+
+    #[derive(Clone, PartialEq, Message)]
+    pub(super) struct File {
+        #[prost(string, tag = "2")]
+        pub(super) package: String,
+        #[prost(message, repeated, tag = "4")]
+        pub(super) message_type: Vec<Type>,
+        #[prost(message, repeated, tag = "5")]
+        pub(super) enum_type: Vec<Enum>,
+        #[prost(message, repeated, tag = "6")]
+        pub(super) service: Vec<Service>,
+    }
+
+    #[derive(Clone, PartialEq, Message)]
+    pub(super) struct Type {
+        #[prost(string, tag = "1")]
+        pub(super) name: String,
+        #[prost(message, repeated, tag = "2")]
+        pub(super) field: Vec<Field>,
+        #[prost(message, repeated, tag = "3")]
+        pub(super) nested_type: Vec<Type>,
+        #[prost(message, repeated, tag = "4")]
+        pub(super) enum_type: Vec<Enum>,
+        #[prost(message, optional, tag = "7")]
+        pub(super) options: Option<TypeOptions>,
+    }
+
+    #[derive(Clone, PartialEq, Message)]
+    pub(super) struct TypeOptions {
+        #[prost(bool, tag = "7")]
+        pub(super) map_entry: bool,
+    }
+
+    #[derive(Clone, PartialEq, Message)]
+    pub(super) struct Field {
+        #[prost(string, tag = "1")]
+        pub(super) name: String,
+        #[prost(uint32, tag = "3")]
+        pub(super) number: u32,
+        /// 3 is repeated.
+        #[prost(uint32, tag = "4")]
+        pub(super) label: u32,
+        /// 8 bool, 9 string, 11 message, 12 bytes, 14 enum; else a number.
+        #[prost(uint32, tag = "5")]
+        pub(super) r#type: u32,
+        #[prost(string, tag = "6")]
+        pub(super) type_name: String,
+        #[prost(message, optional, tag = "8")]
+        pub(super) options: Option<FieldOptions>,
+    }
+
+    #[derive(Clone, PartialEq, Message)]
+    pub(super) struct FieldOptions {
+        #[prost(bool, tag = "16")]
+        pub(super) debug_redact: bool,
+    }
+
+    #[derive(Clone, PartialEq, Message)]
+    pub(super) struct Enum {
+        #[prost(string, tag = "1")]
+        pub(super) name: String,
+        #[prost(message, repeated, tag = "2")]
+        pub(super) value: Vec<EnumValue>,
+    }
+
+    #[derive(Clone, PartialEq, Message)]
+    pub(super) struct EnumValue {
+        #[prost(string, tag = "1")]
+        pub(super) name: String,
+        #[prost(int32, tag = "2")]
+        pub(super) number: i32,
+    }
+
+    #[derive(Clone, PartialEq, Message)]
+    pub(super) struct Service {
+        #[prost(message, repeated, tag = "2")]
+        pub(super) method: Vec<Method>,
+    }
+
+    #[derive(Clone, PartialEq, Message)]
+    pub(super) struct Method {
+        #[prost(string, tag = "1")]
+        pub(super) name: String,
+        #[prost(string, tag = "2")]
+        pub(super) input_type: String,
+    }
+}
+
+static SCHEMA: LazyLock<Schema> = LazyLock::new(Schema::new);
+
+#[derive(Default)]
+struct Schema {
+    messages: HashMap<String, Type>,
+    enums: HashMap<String, HashMap<i64, String>>,
+    inputs: HashMap<String, String>,
+}
+
+#[derive(Default)]
+struct Type {
+    fields: HashMap<u32, Field>,
+    is_map_entry: bool,
+}
+
+struct Field {
+    name: String,
+    kind: Kind,
+    is_repeated: bool,
+    is_secret: bool,
+    is_elsewhere: bool,
+}
+
+enum Kind {
+    Bool,
+    Text,
+    Signed,
+    Message(String),
+    Enum(String),
+}
+
+impl Schema {
+    fn new() -> Schema {
+        let set = descriptor::Set::decode(CRI_DESCRIPTORS).unwrap_or_default();
+        let mut schema = Schema::default();
+        for file in set.file {
+            for message in &file.message_type {
+                schema.add(&format!(".{}", file.package), message);
+            }
+            file.enum_type.iter().for_each(|one| schema.add_enum(&format!(".{}", file.package), one));
+            let methods = file.service.into_iter().flat_map(|service| service.method);
+            schema.inputs.extend(methods.map(|method| (method.name, method.input_type)));
+        }
+        schema
+    }
+
+    fn add_enum(&mut self, scope: &str, one: &descriptor::Enum) {
+        let values = one.value.iter().map(|value| (i64::from(value.number), value.name.clone()));
+        self.enums.insert(format!("{scope}.{}", one.name), values.collect());
+    }
+
+    fn add(&mut self, scope: &str, message: &descriptor::Type) {
+        let name = format!("{scope}.{}", message.name);
+        message.nested_type.iter().for_each(|nested| self.add(&name, nested));
+        message.enum_type.iter().for_each(|nested| self.add_enum(&name, nested));
+        let field = |field: &descriptor::Field| {
+            let kind = match field.r#type {
+                8 => Kind::Bool,
+                9 | 12 => Kind::Text,
+                11 => Kind::Message(field.type_name.clone()),
+                14 => Kind::Enum(field.type_name.clone()),
+                _ => Kind::Signed,
+            };
+            let field = Field {
+                kind,
+                is_repeated: field.label == 3,
+                is_secret: field.options.as_ref().is_some_and(|options| options.debug_redact),
+                is_elsewhere: ELSEWHERE.contains(&(name.as_str(), field.name.as_str())),
+                name: field.name.clone(),
+            };
+            field
+        };
+        let fields = message.field.iter().map(|one| (one.number, field(one))).collect();
+        let is_map_entry = message.options.as_ref().is_some_and(|options| options.map_entry);
+        self.messages.insert(name, Type { fields, is_map_entry });
+    }
+}
+
+/// The request of a method of the CRI, as it came.
+#[must_use]
+pub fn request(method: &str, encoded: &[u8]) -> String {
+    let Some(kind) = SCHEMA.inputs.get(method).and_then(|name| SCHEMA.messages.get(name)) else {
+        return String::new();
+    };
+    let mut text = String::with_capacity(encoded.len() * 2);
+    write_message(&mut text, kind, encoded, 0);
+    if text == "{}" { String::new() } else { text }
+}
+
+fn write_message(text: &mut String, kind: &Type, encoded: &[u8], depth: usize) {
+    text.push('{');
+    // The list or map that is being written, and how it ends.
+    let mut open: Option<(u32, char)> = None;
+    let mut is_first = true;
+    for (number, value) in Fields(encoded) {
+        let Some(field) = kind.fields.get(&number) else { continue };
+        if field.is_elsewhere || text.len() > BYTES_MAX {
+            continue;
+        }
+        let inner = match &field.kind {
+            Kind::Message(name) => SCHEMA.messages.get(name),
+            _ => None,
+        };
+        let entry = inner.filter(|inner| inner.is_map_entry);
+        // Those of one field stand together.
+        if open.is_some_and(|(now, _)| now == number) {
+            text.push(',');
+        } else {
+            text.extend(open.take().map(|(_, end)| end));
+            if !std::mem::take(&mut is_first) {
+                text.push(',');
+            }
+            write_text(text, &field.name);
+            text.push(':');
+            if field.is_repeated {
+                let (begin, end) = if entry.is_some() { ('{', '}') } else { ('[', ']') };
+                text.push(begin);
+                open = Some((number, end));
+            }
+        }
+        match (inner, value) {
+            _ if field.is_secret => write_text(text, MASKED),
+            (Some(inner), Value::Bytes(bytes)) if entry.is_some() => write_entry(text, inner, bytes),
+            (Some(inner), Value::Bytes(bytes)) if depth < DEPTH_MAX => {
+                write_message(text, inner, bytes, depth + 1);
+            }
+            (_, value) => write_value(text, field, value),
+        }
+    }
+    text.extend(open.map(|(_, end)| end));
+    text.push('}');
+}
+
+/// An entry of a map, whose keys are texts or numbers and whose values are neither lists nor
+/// maps.
+fn write_entry(text: &mut String, entry: &Type, encoded: &[u8]) {
+    let (mut key, mut found) = (String::new(), None);
+    for (number, value) in Fields(encoded) {
+        match (number, value) {
+            (1, Value::Bytes(bytes)) => key = String::from_utf8_lossy(bytes).into_owned(),
+            (1, Value::Number(number)) => key = number.to_string(),
+            (2, value) => found = Some(value),
+            _ => {}
+        }
+    }
+    write_text(text, &key);
+    text.push(':');
+    match (entry.fields.get(&2), found) {
+        _ if is_secret(&key) => write_text(text, MASKED),
+        (Some(Field { kind: Kind::Message(name), .. }), Some(Value::Bytes(bytes))) => {
+            match SCHEMA.messages.get(name) {
+                // Depth is not counted here: messages of the CRI have no maps of themselves.
+                Some(inner) => write_message(text, inner, bytes, DEPTH_MAX - 1),
+                None => text.push_str("{}"),
+            }
+        }
+        (Some(field), Some(value)) => write_value(text, field, value),
+        _ => text.push_str("\"\""),
+    }
+}
+
+fn write_value(text: &mut String, field: &Field, value: Value<'_>) {
+    match (&field.kind, value) {
+        (Kind::Bool, Value::Number(number)) => text.push_str(if number == 0 { "false" } else { "true" }),
+        (Kind::Enum(name), Value::Number(number)) => {
+            let known = SCHEMA.enums.get(name).and_then(|values| values.get(&number.cast_signed()));
+            write_text(text, known.map_or("unknown", String::as_str));
+        }
+        (_, Value::Number(number)) => text.push_str(&number.cast_signed().to_string()),
+        (Kind::Text, Value::Bytes(bytes)) => write_text(text, &String::from_utf8_lossy(bytes)),
+        // Packed numbers: the bracket is there already.
+        (Kind::Signed, Value::Bytes(bytes)) => {
+            let mut packed = Fields(bytes);
+            let numbers: Vec<String> =
+                std::iter::from_fn(|| packed.number()).map(|it| it.cast_signed().to_string()).collect();
+            text.push_str(&numbers.join(","));
+        }
+        _ => text.push_str("null"),
+    }
+}
+
+fn write_text(text: &mut String, value: &str) {
+    match serde_json::to_string(value) {
+        Ok(quoted) => text.push_str(&quoted),
+        Err(_) => text.push_str("\"\""),
+    }
+}
+
+/// Whether what has this name is a secret.
+fn is_secret(name: &str) -> bool {
+    let name = name.to_ascii_lowercase();
+    SECRET_WORDS.iter().any(|word| name.contains(word))
+}
+
+/// JSON of others, such as what a CNI plugin gets: values whose names say that they are
+/// secret are masked. What is no JSON is not told.
+#[must_use]
+pub fn json(text: &[u8]) -> String {
+    fn mask(value: &mut serde_json::Value) {
+        match value {
+            serde_json::Value::Object(map) => {
+                for (name, value) in map {
+                    if is_secret(name) { *value = MASKED.into() } else { mask(value) }
+                }
+            }
+            serde_json::Value::Array(list) => list.iter_mut().for_each(mask),
+            _ => {}
+        }
+    }
+    match serde_json::from_slice::<serde_json::Value>(text) {
+        Ok(mut value) => {
+            mask(&mut value);
+            value.to_string()
+        }
+        Err(_) if text.trim_ascii().is_empty() => String::new(),
+        Err(_) => format!("({} bytes that are no JSON)", text.len()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value as Json, json};
+
+    use super::*;
+    use crate::proto::cri::*;
+
+    fn told(method: &str, message: &impl Message) -> Json {
+        let text = request(method, &message.encode_to_vec());
+        serde_json::from_str(&text).unwrap_or_else(|error| panic!("{error}: {text}"))
+    }
+
+    #[test]
+    fn secrets_of_a_container_are_masked_and_the_rest_is_told() {
+        let config = ContainerConfig {
+            metadata: Some(ContainerMetadata { name: "c".into(), attempt: 2 }),
+            command: vec!["sh".into(), "-c".into()],
+            envs: vec![
+                KeyValue { key: "A".into(), value: b"hunter2".to_vec() },
+                KeyValue { key: "B".into(), value: b"hunter2".to_vec() },
+            ],
+            annotations: [
+                ("a".to_owned(), "b".to_owned()),
+                ("kubectl.kubernetes.io/last-applied-configuration".to_owned(), "hunter2".to_owned()),
+                ("my-Token".to_owned(), "hunter2".to_owned()),
+            ]
+            .into(),
+            mounts: vec![Mount {
+                host_path: "/a".into(),
+                propagation: 2,
+                readonly: true,
+                ..Default::default()
+            }],
+            linux: Some(LinuxContainerConfig {
+                resources: Some(LinuxContainerResources { oom_score_adj: -997, ..Default::default() }),
+                security_context: Some(LinuxContainerSecurityContext {
+                    supplemental_groups: vec![1, 2],
+                    seccomp: Some(SecurityProfile { profile_type: 2, ..Default::default() }),
+                    ..Default::default()
+                }),
+            }),
+            ..Default::default()
+        };
+        let message = CreateContainerRequest {
+            pod_sandbox_id: "p".into(),
+            config: Some(config),
+            sandbox_config: Some(PodSandboxConfig { hostname: "elsewhere".into(), ..Default::default() }),
+        };
+        let want = json!({
+            "pod_sandbox_id": "p",
+            "config": {
+                "metadata": {"name": "c", "attempt": 2},
+                "command": ["sh", "-c"],
+                "envs": [{"key": "A", "value": MASKED}, {"key": "B", "value": MASKED}],
+                "mounts": [{"host_path": "/a", "readonly": true, "propagation": "PROPAGATION_BIDIRECTIONAL"}],
+                "annotations": {
+                    "a": "b",
+                    "kubectl.kubernetes.io/last-applied-configuration": MASKED,
+                    "my-Token": MASKED,
+                },
+                "linux": {
+                    "resources": {"oom_score_adj": -997},
+                    "security_context": {
+                        "supplemental_groups": [1, 2],
+                        "seccomp": {"profile_type": "Localhost"},
+                    },
+                },
+            },
+        });
+        assert_eq!(told("CreateContainer", &message), want);
+    }
+
+    #[test]
+    fn credentials_of_a_pull_are_masked() {
+        let auth = AuthConfig {
+            username: "hunter2".into(),
+            password: "hunter2".into(),
+            auth: "hunter2".into(),
+            server_address: "r.io".into(),
+            identity_token: "hunter2".into(),
+            registry_token: "hunter2".into(),
+        };
+        let image = ImageSpec { image: "r.io/a:1".into(), ..Default::default() };
+        let message = PullImageRequest { image: Some(image), auth: Some(auth), ..Default::default() };
+        let told = told("PullImage", &message);
+        assert_eq!(told["auth"]["server_address"], "r.io");
+        assert_eq!(told["auth"]["username"], MASKED);
+        assert!(!told.to_string().contains("hunter2"), "{told}");
+    }
+
+    /// What is marked in the schema is masked, wherever it stands.
+    #[test]
+    fn the_schema_says_what_is_secret() {
+        let marked: Vec<String> = SCHEMA
+            .messages
+            .iter()
+            .flat_map(|(name, kind)| {
+                let secrets = kind.fields.values().filter(|field| field.is_secret);
+                secrets.map(move |field| format!("{name}.{}", field.name))
+            })
+            .collect();
+        assert!(marked.contains(&".runtime.v1.KeyValue.value".to_owned()), "{marked:?}");
+        assert_eq!(
+            marked.len(),
+            include_str!("../../proto/cri/v1/runtime.proto").matches("[debug_redact").count()
+        );
+    }
+
+    #[test]
+    fn nothing_and_nonsense_are_told_as_such() {
+        assert_eq!(request("ListContainers", &[]), "");
+        assert_eq!(request("NoSuchMethod", b"\x0a\x01a"), "");
+        for end in 0..64 {
+            let _ = request("RunPodSandbox", &[0xff; 64][..end]);
+            let _ = request("RunPodSandbox", &[0x0a; 64][..end]);
+        }
+    }
+
+    #[test]
+    fn json_of_others_is_masked_by_names() {
+        let text = br#"{"name":"n","etcd":{"Password":"hunter2"},"plugins":[{"authToken":{"a":"hunter2"}}]}"#;
+        assert_eq!(
+            json(text),
+            r#"{"etcd":{"Password":"<masked>"},"name":"n","plugins":[{"authToken":"<masked>"}]}"#
+        );
+        assert_eq!(json(b" "), "");
+        assert_eq!(json(b"hunter2"), "(7 bytes that are no JSON)");
+    }
+}
