@@ -153,12 +153,14 @@ async fn show(socket: &Path, arguments: &Arguments) -> anyhow::Result<()> {
     if !filter.id.is_empty() && all > last.len() && !arguments.json && !arguments.perfetto {
         print(&format!("({} earlier calls with this error: -n 0)\n", all - last.len()))?;
     }
-    while arguments.follow {
+    if !arguments.follow {
+        return Ok(());
+    }
+    loop {
         let (lines, after) = admin::client::calls(socket, next, true).await?;
         next = after;
         print(&text_of(&wanted(&lines, &filter)?, arguments))?;
     }
-    Ok(())
 }
 
 fn filter(arguments: &Arguments) -> Filter {

@@ -186,14 +186,13 @@ impl Schema {
                 14 => Kind::Enum(field.type_name.clone()),
                 _ => Kind::Signed,
             };
-            let field = Field {
+            Field {
                 kind,
                 is_repeated: field.label == 3,
                 is_secret: field.options.as_ref().is_some_and(|options| options.debug_redact),
                 is_elsewhere: ELSEWHERE.contains(&(name.as_str(), field.name.as_str())),
                 name: field.name.clone(),
-            };
-            field
+            }
         };
         let fields = message.field.iter().map(|one| (one.number, field(one))).collect();
         let is_map_entry = message.options.as_ref().is_some_and(|options| options.map_entry);

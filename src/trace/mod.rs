@@ -136,19 +136,16 @@ pub fn note(span: &Span, key: &'static str, text: impl FnOnce() -> String) {
 }
 
 /// Work on a file; a step until what this gives is dropped.
-#[must_use]
 pub fn file(name: &str, path: &Path) -> EnteredSpan {
     tracing::debug_span!("file", name, path = %path.display()).entered()
 }
 
 /// Work on a mount; a step until what this gives is dropped.
-#[must_use]
 pub fn mount(name: &str, path: &Path) -> EnteredSpan {
     tracing::debug_span!("mount", name, path = %path.display()).entered()
 }
 
 /// Work on a namespace; a step until what this gives is dropped.
-#[must_use]
 pub fn namespace(name: &str, path: &Path) -> EnteredSpan {
     tracing::debug_span!("namespace", name, path = %path.display()).entered()
 }

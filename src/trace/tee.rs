@@ -17,12 +17,15 @@ pub fn tee(body: Body, bytes_max: usize, look: impl FnOnce(&[u8]) + Send + 'stat
     Body::new(Tee { body, seen: Vec::new(), bytes: 0, bytes_max, look: Some(Box::new(look)) })
 }
 
+/// Looks at a message.
+type Looker = Box<dyn FnOnce(&[u8]) + Send>;
+
 struct Tee {
     body: Body,
     seen: Vec<Bytes>,
     bytes: usize,
     bytes_max: usize,
-    look: Option<Box<dyn FnOnce(&[u8]) + Send>>,
+    look: Option<Looker>,
 }
 
 impl Tee {

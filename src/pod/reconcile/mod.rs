@@ -22,7 +22,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
-use tracing::{debug, info, warn};
+use tracing::{Instrument, debug, info, warn};
 
 use super::{Pods, Recovery};
 use crate::containerd::{Link, ProcessStatus};
@@ -31,6 +31,7 @@ use crate::leftovers::{self, RemovedBy, Thing, World};
 use crate::proto::cri::ContainerState;
 use crate::state::{Container, Pod};
 use crate::telemetry::METERS;
+use crate::trace;
 
 /// The first look after a start: what a killed server had asked of containerd is over then.
 const FIRST_PAUSE: Duration = Duration::from_secs(30);
@@ -118,7 +119,9 @@ impl Pods {
         tokio::time::sleep(pause).await;
         let mut again = self.look().await?;
         again.retain(|deviation| first.contains(&deviation.key()));
-        self.repair_all(again).await;
+        if !again.is_empty() {
+            self.repair_all(again).instrument(trace::background("repair", "")).await;
+        }
         Ok(())
     }
 
