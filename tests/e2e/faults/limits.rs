@@ -28,14 +28,16 @@ async fn a_server_without_descriptors_fails_calls_and_recovers() {
         1
     );
     // Who comes now waits, and is served later.
-    let late = tokio::net::UnixStream::connect(node.place().path("l.sock")).await;
-    limit_files(pid, before);
-    drop(late);
+    let late = crate::harness::Cri::new(&node.place().path("l.sock"), node.place());
+    let (version, ()) = tokio::join!(late.version(), async {
+        let refused = "a client of the CRI could not be accepted";
+        wait_until("a refusal", async || node.longshore().log().contains(refused)).await;
+        limit_files(pid, before);
+    });
+    version.expect("it was worth the wait");
     for left in node.pods().await.expect("pods").iter().filter(|left| left.id != pod.id) {
         node.remove_pod(&left.id).await.expect("removed");
     }
-    let fresh = crate::harness::Cri::new(&node.place().path("l.sock"), node.place());
-    wait_until("an answer to a new client", async || fresh.version().await.is_ok()).await;
     node.pod("b").run().await.expect("a pod").remove().await.expect("removed");
     assert_eq!(container.sh("echo inside").await, "inside");
     pod.remove().await.expect("removed");
