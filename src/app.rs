@@ -12,10 +12,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, bail};
+use futures_util::Stream;
 use tokio::net::{TcpListener, UnixListener, UnixStream};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc;
-use tokio_stream::wrappers::UnixListenerStream;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
@@ -41,6 +41,9 @@ use crate::telemetry::{LogControl, endpoint};
 
 /// How long the start waits for containerd before it serves without.
 const CONTAINERD_WAIT: Duration = Duration::from_secs(5);
+/// After a client that could not be accepted: without descriptors the next one cannot be either,
+/// and waits meanwhile.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// Events that wait for being handled.
 const EVENTS_MAX: usize = 1024;
 
@@ -89,7 +92,7 @@ pub async fn serve(
     let serving = tonic::transport::Server::builder()
         .add_service(cri.runtime_server())
         .add_service(cri.image_server())
-        .serve_with_incoming_shutdown(UnixListenerStream::new(listener), stop.clone().cancelled_owned());
+        .serve_with_incoming_shutdown(connections(listener), stop.clone().cancelled_owned());
     let serving = tokio::spawn(serving);
     info!(socket = ?config.file.server.listen, version = env!("CARGO_PKG_VERSION"), "serving");
     notify(sd_notify::NotifyState::Ready);
@@ -114,6 +117,19 @@ pub async fn serve(
         let _ = std::fs::remove_file(socket);
     }
     Ok(())
+}
+
+/// The clients of the CRI.
+fn connections(listener: UnixListener) -> impl Stream<Item = std::io::Result<UnixStream>> {
+    futures_util::stream::unfold(listener, |listener| async move {
+        let accepted = listener.accept().await.map(|(stream, _)| stream);
+        if let Err(error) = &accepted {
+            warn!(%error, "a client of the CRI could not be accepted");
+            // Who serves asks for the next one at once.
+            tokio::time::sleep(ACCEPT_PAUSE).await;
+        }
+        Some((accepted, listener))
+    })
 }
 
 /// Builds the parts.

@@ -89,9 +89,10 @@ impl Pods {
         let known: HashSet<String> =
             sandboxes.iter().chain(&containers).map(|record| record.id.clone()).collect();
         // What is still held for a pod goes before what shows that it was longshore's.
-        let mut kept = known.clone();
-        kept.extend(self.held_for_unknown().await?);
-        self.remove_orphans(&kept).await;
+        match self.held_for_unknown().await {
+            Ok(held) => self.remove_orphans(&known.union(&held).cloned().collect()).await,
+            Err(error) => warn!(%error, "what is left of pods is not known, and stays for now"),
+        }
         self.roll_back(cut_off);
         let (pods, containers) =
             (self.containers.store.pods().len(), self.containers.store.containers().len());

@@ -152,6 +152,8 @@ pub struct Container {
     stop_sent: AtomicBool,
     /// Whether it was sent SIGKILL from here.
     kill_sent: AtomicBool,
+    /// Whether a status is shown that the file does not have.
+    is_unsaved: AtomicBool,
 }
 
 impl Container {
@@ -172,6 +174,7 @@ impl Container {
             extra: serde_json::Map::new(),
             stop_sent: AtomicBool::new(false),
             kill_sent: AtomicBool::new(false),
+            is_unsaved: AtomicBool::new(false),
         }
     }
 
@@ -310,9 +313,21 @@ impl Container {
     async fn save(&self, status: &Status) -> Result<()> {
         let dir = self.dir.clone();
         let file = StatusFile { extra: self.extra.clone(), ..StatusFile::from(status) };
-        flow::blocking(move || checkpoint::write(&dir, &file))
-            .await
-            .context(|| format!("container {}", self.id))
+        let saved = flow::blocking(move || checkpoint::write(&dir, &file)).await;
+        self.is_unsaved.store(saved.is_err(), Ordering::Relaxed);
+        saved.context(|| format!("container {}", self.id))
+    }
+
+    /// Stores a status that is shown but could not be stored when it came; false if there is
+    /// none such.
+    ///
+    /// # Errors
+    /// Those of the file.
+    pub async fn save_again(&self) -> Result<bool> {
+        if !self.is_unsaved.load(Ordering::Relaxed) {
+            return Ok(false);
+        }
+        self.change(|_| Ok(())).await.map(|()| true)
     }
 
     /// Fails unless the container is running (EXE-01).

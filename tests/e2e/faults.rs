@@ -1,4 +1,13 @@
-//! What fails, and what is left then: nothing (areas NAM, SBX, CNI, ERR).
+//! What fails, and what is left then: nothing (areas NAM, SBX, CNI, ERR). Here, calls that
+//! cannot be met; below, faults of the others, each with what the kubelet sees, a retry that
+//! works once the fault is gone, and nothing that is left.
+
+mod behind;
+mod containerd;
+mod disk;
+mod limits;
+mod network;
+mod processes;
 
 use std::time::Duration;
 

@@ -134,6 +134,7 @@ impl Pods {
             METERS.repaired("image");
         }
         self.take_up_ends(&tables, |id| world.task(id)).await?;
+        self.store_again(&tables).await;
         let mut found = self.left(&world);
         found.extend(self.of_tables(&tables, &world));
         let creations = world.own_creations().into_iter().filter(|id| !parts.store.knows(id));
@@ -174,6 +175,20 @@ impl Pods {
             }
         }
         Ok(())
+    }
+
+    /// Stores what could not be stored when it came, as long as the disk was full.
+    async fn store_again(&self, tables: &Tables) {
+        for container in &tables.containers {
+            match container.save_again().await {
+                Ok(true) => {
+                    info!(container = %container.id, "its status is stored now");
+                    METERS.repaired("status");
+                }
+                Ok(false) => {}
+                Err(error) => warn!(container = %container.id, %error, "its status cannot be stored yet"),
+            }
+        }
     }
 
     /// Whether a task that seems to be gone is.

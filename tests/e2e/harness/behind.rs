@@ -10,7 +10,8 @@ use containerd_client::services::v1::snapshots::{
 use containerd_client::services::v1::tasks_client::TasksClient;
 use containerd_client::services::v1::{
     Container as Record, CreateContainerRequest, CreateRequest, DeleteContainerRequest, DeleteImageRequest,
-    DeleteRequest, DeleteTaskRequest, GetContainerRequest, KillRequest, ListRequest, WaitRequest,
+    DeleteRequest, DeleteTaskRequest, GetContainerRequest, KillRequest, ListImagesRequest, ListRequest,
+    WaitRequest,
 };
 use tonic::{Code, Request};
 
@@ -107,6 +108,12 @@ impl Behind<'_> {
     pub(crate) async fn remove_snapshot(&self, key: &str) {
         let remove = RemoveSnapshotRequest { snapshotter: "overlayfs".into(), key: key.to_owned() };
         SnapshotsClient::new(self.0.channel()).remove(within(remove)).await.expect("removed");
+    }
+
+    /// The names of all images.
+    pub(crate) async fn images(&self) -> Vec<String> {
+        let list = ImagesClient::new(self.0.channel()).list(within(ListImagesRequest::default())).await;
+        list.expect("a list").into_inner().images.into_iter().map(|image| image.name).collect()
     }
 
     /// Deletes an image's record.

@@ -62,10 +62,7 @@ impl Containerd {
     /// The one of this machine, not started yet; with another runc, in that folder.
     pub(crate) fn new(place: &Arc<Place>, runc: Option<PathBuf>) -> Containerd {
         let binary = binary();
-        let told = Command::new(&binary).arg("--version").output();
-        let told = told.unwrap_or_else(|error| panic!("{}: {error}", binary.display()));
-        let told = String::from_utf8_lossy(&told.stdout).into_owned();
-        let version = Version::parse(&told).unwrap_or_else(|| panic!("a version: {told}"));
+        let version = version_of(&binary);
         let socket = format!("unix://{}", place.text("c.sock"));
         let channel =
             Endpoint::from_shared(socket).expect("an address").timeout(patient(LIMIT)).connect_lazy();
@@ -154,10 +151,26 @@ impl Containerd {
     }
 
     pub(crate) async fn start_with(&self, plugin: Plugin) {
+        self.start_program(&self.binary, &self.version, plugin).await;
+    }
+
+    /// Starts another containerd in its place: an upgrade. Gives its version.
+    pub(crate) async fn start_other(&self, binary: &Path) -> Version {
+        let version = version_of(binary);
+        self.start_program(binary, &version, Plugin::Disabled).await;
+        version
+    }
+
+    /// Stops it for a while, and lets it go on.
+    pub(crate) fn signal(&self, signal: rustix::process::Signal) {
+        self.process.lock().expect("no panic").as_ref().expect("containerd runs").signal(signal);
+    }
+
+    async fn start_program(&self, binary: &Path, version: &Version, plugin: Plugin) {
         let file = self.place.path("c.toml");
-        std::fs::write(&file, self.config(plugin)).expect("a configuration");
-        let mut serve = command(&self.binary);
-        serve.arg("--config").arg(&file).env("PATH", search_path(&self.binary, self.runc.clone()));
+        std::fs::write(&file, self.config(version, plugin)).expect("a configuration");
+        let mut serve = command(binary);
+        serve.arg("--config").arg(&file).env("PATH", search_path(binary, self.runc.clone()));
         let process = Process::start("containerd", serve, &self.place.path("c.log"));
         assert!(self.process.lock().expect("no panic").replace(process).is_none(), "containerd runs already");
         wait_until("containerd", async || {
@@ -172,8 +185,8 @@ impl Containerd {
         .await;
     }
 
-    fn config(&self, plugin: Plugin) -> String {
-        let format = if self.version.major >= 2 { 3 } else { 2 };
+    fn config(&self, version: &Version, plugin: Plugin) -> String {
+        let format = if version.major >= 2 { 3 } else { 2 };
         let mut off = vec![
             // Folders and sockets outside of ours.
             "io.containerd.internal.v1.opt",
@@ -271,11 +284,23 @@ pub(crate) fn prefer_newest_containerd() {
     if std::env::var_os("LONGSHORE_TEST_CONTAINERD").is_some() {
         return;
     }
+    PREFERRED.get_or_init(|| fetched_containerd("sid"));
+}
+
+/// Debian's containerd of a suite, fetched as tests/matrix.sh does.
+pub(crate) fn fetched_containerd(suite: &str) -> PathBuf {
     let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fetch-containerd.sh");
-    let done = Command::new(script).arg("sid").output().expect("the script runs");
+    let done = Command::new(script).arg(suite).output().expect("the script runs");
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).trim().to_owned();
     assert!(done.status.success(), "{script}: {}", text(&done.stderr));
-    PREFERRED.get_or_init(|| PathBuf::from(text(&done.stdout)).join("containerd"));
+    PathBuf::from(text(&done.stdout)).join("containerd")
+}
+
+fn version_of(binary: &Path) -> Version {
+    let told = Command::new(binary).arg("--version").output();
+    let told = told.unwrap_or_else(|error| panic!("{}: {error}", binary.display()));
+    let told = String::from_utf8_lossy(&told.stdout).into_owned();
+    Version::parse(&told).unwrap_or_else(|| panic!("a version: {told}"))
 }
 
 fn binary() -> PathBuf {

@@ -100,10 +100,14 @@ impl Traces<'_> {
         shims.map(|shim| format!("{} {:?}", shim.pid, shim.arguments)).collect()
     }
 
-    /// Mounts in the place, save those that are there for all pods and those of containerd.
+    /// Mounts in the place, save those that are there for all pods, and disks of the test.
     fn mounts(&self) -> Vec<String> {
         let mounts = procfs::mounts_below(self.place.folder()).into_iter();
-        mounts.filter(|point| *point != self.netns).map(|point| point.display().to_string()).collect()
+        let disk = self.place.path("disk");
+        mounts
+            .filter(|point| *point != self.netns && *point != disk)
+            .map(|point| point.display().to_string())
+            .collect()
     }
 
     /// Cgroups of containers: the pods' own are the kubelet's to remove, here the place's.

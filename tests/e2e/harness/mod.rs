@@ -41,6 +41,7 @@ mod place;
 mod pod;
 mod process;
 pub(crate) mod procfs;
+mod proxy;
 mod registry;
 mod runc;
 mod slot;
@@ -51,7 +52,7 @@ use std::time::{Duration, Instant};
 pub(crate) use beside::Beside;
 pub(crate) use builder::{Builder, Server};
 pub(crate) use container::{Container, ContainerBuilder, LogEntry, image_mount};
-pub(crate) use containerd::{Containerd, Version, prefer_newest_containerd};
+pub(crate) use containerd::{Containerd, Version, fetched_containerd, prefer_newest_containerd};
 pub(crate) use cri::Cri;
 pub(crate) use events::{Events, Seen, seen, status_in};
 pub(crate) use longshore::Longshore;
@@ -60,6 +61,7 @@ pub(crate) use node::Node;
 pub(crate) use place::Place;
 pub(crate) use pod::{Pod, PodBuilder, id_mappings};
 pub(crate) use process::{Process, tail};
+pub(crate) use proxy::Proxy;
 pub(crate) use registry::Registry;
 
 /// Longer than anything here takes on a busy machine, shorter than the patience of who waits.

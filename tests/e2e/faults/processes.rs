@@ -1,0 +1,106 @@
+//! Shims, pause containers and OCI runtimes that are gone (areas REC, SBX, CTR).
+
+use std::os::unix::fs::PermissionsExt;
+
+use longshore::proto::cri::ContainerState;
+use rustix::process::{Pid, Signal, kill_process};
+
+use crate::harness::{Node, Server, wait_until};
+
+fn kill(pid: u32) {
+    let pid = Pid::from_raw(pid.cast_signed()).expect("a pid");
+    kill_process(pid, Signal::KILL).expect("a signal is sent");
+}
+
+/// The shims that serve `id`.
+fn shims(node: &Node, id: &str) -> Vec<u32> {
+    let processes = node.place().processes().into_iter();
+    let shims = processes.filter(|running| running.program().starts_with("containerd-shim"));
+    let of_it = shims.filter(|shim| shim.arguments.iter().any(|argument| argument == id));
+    of_it.map(|shim| shim.pid).collect()
+}
+
+/// A shim dies, and with it everything that it served.
+#[tokio::test]
+async fn a_shim_that_is_killed_ends_its_pod_and_leaves_nothing() {
+    let node = Node::with(Server::Longshore).start().await;
+    let pod = node.pod("a").run().await.expect("a pod");
+    let container = pod.container("c").forever().run().await.expect("it runs");
+    let other = node.pod("other").run().await.expect("a pod");
+    let spared = other.container("c").forever().run().await.expect("it runs");
+    let shims = shims(&node, &pod.id);
+    assert_eq!(shims.len(), 1, "{shims:?}");
+    kill(shims[0]);
+    wait_until("NOTREADY", async || pod.status().await.expect("a status").state == 1).await;
+    let status = container.wait_exited().await;
+    assert_ne!(status.exit_code, 0, "{status:?}");
+    assert_eq!(spared.sh("echo inside").await, "inside");
+    let error = pod.container("d").forever().create().await.expect_err("the pod is not ready");
+    assert!(error.message().contains(&pod.id), "{error:?}");
+    pod.stop().await.expect("stopped");
+    // The kubelet's next pod of that name, one attempt on, while the old one is there still.
+    let next = node.pod("a").run().await.expect("a pod");
+    next.container("c").forever().run().await.expect("it runs");
+    for pod in [pod, next, other] {
+        pod.remove().await.expect("removed");
+    }
+    node.finish().await;
+}
+
+/// Only pause dies: the containers go on, and no shim is left when the pod goes (containerd's
+/// own plugin leaves one each time).
+#[tokio::test]
+async fn a_pause_container_that_is_killed_leaves_no_shim() {
+    let node = Node::with(Server::Longshore).start().await;
+    for round in 0..3 {
+        let pod = node.pod("a").run().await.expect("a pod");
+        let container = pod.container("c").forever().run().await.expect("it runs");
+        let pid = pod.info().await["pid"].as_u64().expect("a pid");
+        kill(u32::try_from(pid).expect("a pid"));
+        wait_until("NOTREADY", async || pod.status().await.expect("a status").state == 1).await;
+        assert_eq!(container.sh("echo inside").await, "inside");
+        let status = container.status().await.expect("a status");
+        assert_eq!(status.state, ContainerState::ContainerRunning as i32);
+        pod.stop().await.expect("stopped");
+        pod.remove().await.expect("removed");
+        node.assert_nothing_left(&format!("in round {round}")).await;
+    }
+    node.finish().await;
+}
+
+/// The OCI runtime's program goes and comes back while pods run.
+#[tokio::test]
+async fn a_runtime_that_is_gone_is_named_and_works_when_it_is_back() {
+    let config = "[runtime.handlers.other]\ntype = \"io.containerd.runc.v2\"\n\
+                  [runtime.handlers.other.options]\nBinaryName = \"{folder}/other-runc\"\nRoot = \"{folder}/runc\"\n";
+    let runc = |place: &crate::harness::Place| {
+        let script = "#!/bin/sh\nexec runc \"$@\"\n";
+        std::fs::write(place.path("other-runc"), script).expect("a script");
+        let mode = std::fs::Permissions::from_mode(0o755);
+        std::fs::set_permissions(place.path("other-runc"), mode).expect("permissions");
+    };
+    let node = Node::with(Server::Longshore).config(config).before(runc).start().await;
+    let pod = node.pod("a").handler("other").run().await.expect("a pod");
+    let container = pod.container("c").forever().run().await.expect("it runs");
+    let (at, away) = (node.place().path("other-runc"), node.place().path("away"));
+    std::fs::rename(&at, &away).expect("moved");
+
+    let error = node.pod("b").handler("other").run().await.expect_err("no runtime");
+    assert!(error.message().contains("other-runc"), "{error:?}");
+    let created = pod.container("d").forever().create().await.expect("it needs no runtime");
+    let error = created.start().await.expect_err("no runtime");
+    assert!(error.message().contains("other-runc") && error.message().contains(&created.id), "{error:?}");
+    // Nobody can be killed without it; it is said, and nothing is forgotten.
+    let stopped = container.stop(0).await;
+    if let Err(error) = &stopped {
+        assert!(error.message().contains(&container.id), "{error:?}");
+        assert_eq!(node.containers().await.expect("containers").len(), 2);
+    }
+    std::fs::rename(&away, &at).expect("moved back");
+    container.stop(0).await.expect("stopped");
+    pod.container("d").attempt(1).forever().run().await.expect("it runs");
+    node.pod("b").handler("other").run().await.expect("a pod").remove().await.expect("removed");
+    pod.stop().await.expect("stopped");
+    pod.remove().await.expect("removed");
+    node.finish().await;
+}
