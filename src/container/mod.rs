@@ -22,7 +22,6 @@ mod update;
 mod volumes;
 
 use std::collections::{HashMap, HashSet};
-use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 
 pub use files::remove_folder;
@@ -37,8 +36,7 @@ use crate::flow::{Flow, Joins, Keyed};
 use crate::ids::ContainerId;
 use crate::image::Images;
 use crate::io::Keeper;
-use crate::proto::cri::ContainerConfig;
-use crate::spec::{self, Features, Host, PodFiles};
+use crate::spec::{Features, Host};
 use crate::state::{Paths, Pod, Store};
 
 /// Everything that the verbs of containers need. Cheap to clone.
@@ -106,23 +104,5 @@ impl Containers {
                 pod.id
             ))
         })
-    }
-
-    /// The pod's own files, as a container mounts them. Which shm it has says the container,
-    /// as it does with containerd's plugin: the host's, or the pod's where it has one.
-    #[must_use]
-    pub fn pod_files(&self, pod: &Pod, config: &ContainerConfig) -> PodFiles {
-        let root = self.paths.pod_root(&pod.id);
-        let shm = match (spec::asks_for_host_ipc(config), pod.host_ipc()) {
-            (true, _) => "/dev/shm".into(),
-            (false, true) => PathBuf::new(),
-            (false, false) => self.paths.pod_state(&pod.id).join("shm"),
-        };
-        PodFiles {
-            hostname: root.join("hostname"),
-            hosts: root.join("hosts"),
-            resolv_conf: root.join("resolv.conf"),
-            shm,
-        }
     }
 }

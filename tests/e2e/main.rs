@@ -15,6 +15,7 @@ mod command;
 mod config_import;
 mod core;
 mod events;
+mod explain;
 mod faults;
 mod handlers;
 mod harness_check;
