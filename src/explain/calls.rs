@@ -154,9 +154,10 @@ pub fn of_pod(
     calls.list
 }
 
-/// The calls of CreateContainer and StartContainer, where the image is unpacked.
+/// The calls of CreateContainer and StartContainer, where the image is unpacked; `missing` are
+/// the host paths of mounts that are not there.
 #[must_use]
-pub fn of_container(config: &ContainerConfig, image: &str, is_mapped: bool) -> Vec<Call> {
+pub fn of_container(config: &ContainerConfig, image: &str, is_mapped: bool, missing: &[String]) -> Vec<Call> {
     let mut calls = Calls::of("CreateContainer");
     for given in config.mounts.iter().filter(|given| given.image.is_some()) {
         let about = format!("the image volume at {}", given.container_path);
@@ -165,10 +166,8 @@ pub fn of_container(config: &ContainerConfig, image: &str, is_mapped: bool) -> V
     }
     let with = if is_mapped { ", mapped for the user namespace" } else { "" };
     calls.then().containerd("Snapshots.Prepare", format!("the root file system{with}"));
-    for given in config.mounts.iter().filter(|given| given.image.is_none()) {
-        if spec::gather::is_missing(&given.host_path) {
-            calls.add(Whom::Kernel, "mkdir", format!("{}, which is missing", given.host_path));
-        }
+    for path in missing {
+        calls.add(Whom::Kernel, "mkdir", format!("{path}, which is missing"));
     }
     calls.lane("users").accounts(image);
     calls.then().containerd("Containers.Create", "the record, with the spec");

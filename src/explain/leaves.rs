@@ -57,19 +57,20 @@ impl Leaves {
 
     /// The keys of what is another one in `other`: leaves with other values, and what is not
     /// there at all, at its root. Of a list that is not there each element is told: an empty
-    /// list does not stand in a spec.
+    /// list does not stand in a spec. An element that has more there (a namespace that is
+    /// joined, and not new) is another one, too.
     pub(super) fn touched_by(&self, other: &Leaves) -> HashSet<&str> {
         let mut touched = HashSet::new();
         for Leaf { key, value, .. } in &self.all {
             match other.get(key) {
                 Some(same) if same == value => {}
-                Some(_) => {
-                    touched.insert(key.as_str());
-                }
-                None => {
-                    touched.insert(other.root_of_gone(key));
-                }
+                Some(_) => drop(touched.insert(key.as_str())),
+                None => drop(touched.insert(other.root_of_gone(key))),
             }
+        }
+        for Leaf { key, .. } in other.all.iter().filter(|leaf| !self.places.contains_key(&leaf.key)) {
+            let element = parents(key).nth(1).and_then(|parent| self.nodes.get(parent));
+            touched.extend(element.filter(|key| is_element(key)).map(String::as_str));
         }
         touched
     }
@@ -118,6 +119,11 @@ impl Leaves {
 /// A key and those of what it is in, the nearest first.
 pub(super) fn parents(key: &str) -> impl Iterator<Item = &str> {
     std::iter::successors(Some(key), |key| key.rfind(PART).map(|end| &key[..end]))
+}
+
+/// Whether a key is that of an element of a list.
+fn is_element(key: &str) -> bool {
+    key.rsplit(PART).next().is_some_and(|name| name.starts_with('['))
 }
 
 /// What the element of a list is known by.

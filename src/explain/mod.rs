@@ -36,7 +36,7 @@ pub use text::text;
 
 use crate::error::{Context, Result};
 use crate::pod::choose_handler;
-use crate::spec::{Modes, Spec};
+use crate::spec::{Modes, Spec, gather};
 use read::Requests;
 
 /// What `serve` would do.
@@ -106,14 +106,23 @@ pub async fn explain(node: &mut Node, requests: &Requests, ids: &Ids) -> Result<
         let mut config = config.clone();
         if requests.is_kubelets {
             let image = node.image_of(&config).await.context(what)?;
-            manifest::give_image_user(&mut config, &image);
+            if manifest::give_image_user(&mut config, &image) {
+                node.say(format!("{}: the kubelet asks for the user of the image (run_as_user)", what()));
+            }
+        }
+        // The kubelet's own are there by the time that it asks.
+        let mounts = config.mounts.iter().filter(|mount| mount.image.is_none() && !requests.is_kubelets);
+        let paths = mounts.map(|mount| mount.host_path.clone());
+        let missing: Vec<String> = paths.filter(|path| gather::is_missing(path)).collect();
+        for path in &missing {
+            node.say(format!("{}: {path:?} is missing and would be made", what()));
         }
         let config = &config;
         let facts = node.container(ids, &facts, config).await.context(what)?;
         let (spec, origins) = explained(&facts).context(what)?;
         explanation.containers.push(Explained {
             name: format!("container {name}"),
-            calls: calls::of_container(config, &facts.image.name, modes.user.is_some()),
+            calls: calls::of_container(config, &facts.image.name, modes.user.is_some(), &missing),
             spec,
             origins,
         });

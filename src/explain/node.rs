@@ -241,8 +241,6 @@ impl Node {
             image_volumes.push(source);
             if is_guess {
                 self.say(format!("mounts[{place}]: where the image would be mounted depends on its digest"));
-            } else if given.image.is_none() && gather::is_missing(&given.host_path) {
-                self.say(format!("mounts[{place}]: {:?} is missing and would be made", given.host_path));
             }
         }
         let names = self.cdi.asked(config)?;

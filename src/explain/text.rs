@@ -13,8 +13,6 @@ use super::{Explained, Explanation};
 const NOTES_COLUMN: usize = 64;
 /// The most bytes of values that stand in one line.
 const LINE_BYTES: usize = 60;
-/// The most lines of one list of names of system calls.
-const NAMES_LINES_MAX: usize = 2;
 /// What comes first in a spec, in the order in which the OCI runtime spec has it.
 const FIRST: [&str; 7] = ["ociVersion", "process", "root", "hostname", "mounts", "annotations", "linux"];
 
@@ -46,9 +44,8 @@ fn of_calls(calls: &[Call], text: &mut String) {
         }
         let _ = writeln!(text, "  {:>2}. {call}", call.step);
     }
-    text.push_str(
-        "\nCalls of one number are made at the same time, but those of one [lane] after each other.\n",
-    );
+    let steps = "Calls of one number are made at the same time, but those of one [lane] after each other.";
+    let _ = writeln!(text, "\n{steps}");
 }
 
 /// A line of the tree: the left side, and the note.
@@ -110,9 +107,9 @@ impl Tree<'_> {
                 self.push(depth, &format!("{name}:"), String::new());
                 let is_plain = list.iter().all(|value| !value.is_object() && !value.is_array());
                 match (is_plain, name) {
-                    (true, "names") => self.names(list, pointer, depth + 1),
                     (true, "args" | "env") => self.each(list, pointer, depth + 1),
                     (true, _) => self.runs(list, pointer, depth + 1),
+                    (false, "syscalls") => self.rules(list, pointer, depth + 1),
                     (false, _) => self.elements(list, pointer, depth + 1),
                 }
             }
@@ -166,31 +163,33 @@ impl Tree<'_> {
         }
     }
 
-    /// Names of system calls, of which there are hundreds.
-    fn names(&mut self, list: &[Value], pointer: &str, depth: usize) {
-        let note = self.note(pointer);
-        let (mut lines, mut shown_count) = (vec![String::new()], 0);
-        for value in list {
-            let value = shown(value);
-            let last = lines.last_mut().expect("one at least");
-            if last.len() + value.len() > LINE_BYTES {
-                if lines.len() == NAMES_LINES_MAX {
+    /// Rules of a filter for system calls, in one line each; there are hundreds of names.
+    fn rules(&mut self, list: &[Value], pointer: &str, depth: usize) {
+        for (place, rule) in list.iter().enumerate() {
+            let names: Vec<&str> =
+                rule["names"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
+            let mut left = format!("- {}:", rule["action"].as_str().unwrap_or_default());
+            let mut shown_count = 0;
+            for name in &names {
+                if left.len() + name.len() >= LINE_BYTES {
                     break;
                 }
-                lines.push(value);
-            } else {
-                if !last.is_empty() {
-                    last.push(' ');
-                }
-                last.push_str(&value);
+                left.push_str(&format!(" {name}"));
+                shown_count += 1;
             }
-            shown_count += 1;
-        }
-        if let Some(last) = lines.last_mut().filter(|_| shown_count < list.len()) {
-            let _ = write!(last, " … and {} more (--json has all)", list.len() - shown_count);
-        }
-        for (place, text) in lines.into_iter().enumerate() {
-            self.push(depth, &text, if place == 0 { note.clone() } else { String::new() });
+            if shown_count < names.len() {
+                left.push_str(&format!(" … {} in all", names.len()));
+            }
+            for argument in rule["args"].as_array().into_iter().flatten() {
+                left.push_str(&format!(
+                    " (argument {} {} {})",
+                    argument["index"],
+                    shown(&argument["op"]),
+                    argument["value"]
+                ));
+            }
+            let note = self.note(&format!("{pointer}/{place}/names"));
+            self.push(depth, &left, note);
         }
     }
 }
@@ -203,5 +202,57 @@ fn shown(value: &Value) -> String {
         }
         Value::String(text) => format!("{text:?}"),
         other => other.to_string(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::explain::Source;
+    use serde_json::json;
+
+    #[test]
+    fn notes_stand_at_the_right() {
+        let spec = json!({
+            "linux": { "seccomp": { "syscalls": [{ "action": "A", "names": ["x", "y"], "args": [{ "index": 0, "op": "EQ", "value": 1 }] }] } },
+            "mounts": [{ "destination": "/a", "options": ["ro", "nodev"] }],
+            "process": { "args": ["a b", ""], "user": { "uid": 0 } },
+            "root": {},
+        });
+        let origin = |pointer: &str, source: Source| Origin {
+            pointer: pointer.into(),
+            value: Value::Null,
+            sources: vec![source],
+        };
+        let origins = [
+            origin("/process/args/0", Source::Container("args[0]".into())),
+            origin("/process/user/uid", Source::Default),
+            origin("/mounts/0/destination", Source::Pod("x".into())),
+            origin("/mounts/0/options/0", Source::Default),
+            origin("/mounts/0/options/1", Source::Default),
+            origin("/linux/seccomp/syscalls/0/names", Source::Default),
+        ];
+        let lines: Vec<(&str, &str)> = vec![
+            ("process:", ""),
+            ("  args:", ""),
+            ("    - a b", "container args[0]"),
+            ("    - \"\"", ""),
+            ("  user:", ""),
+            ("    uid: 0", "default"),
+            ("root: {}", ""),
+            ("mounts:", ""),
+            ("  - destination: /a", "pod x"),
+            ("    options:", ""),
+            ("      - ro, nodev", "default"),
+            ("linux:", ""),
+            ("  seccomp:", ""),
+            ("    syscalls:", ""),
+            ("      - A: x y (argument 0 EQ 1)", "default"),
+        ];
+        let want = lines.iter().map(|(left, note)| match *note {
+            "" => format!("{left}\n"),
+            note => format!("{left:<32}  # {note}\n"),
+        });
+        assert_eq!(tree(&spec, &origins), want.collect::<String>());
     }
 }

@@ -165,16 +165,17 @@ impl Manifest<'_> {
 }
 
 /// Gives a container the user of its image as the kubelet does it: by number or name alone,
-/// and root where the image says nothing.
-pub(in crate::explain) fn give_image_user(config: &mut ContainerConfig, image: &ImageConfig) {
+/// and root where the image says nothing. Says whether it had none.
+pub(in crate::explain) fn give_image_user(config: &mut ContainerConfig, image: &ImageConfig) -> bool {
     let context = config.linux.as_mut().and_then(|linux| linux.security_context.as_mut());
-    let Some(context) = context.filter(|context| context.run_as_user.is_none()) else { return };
+    let Some(context) = context.filter(|context| context.run_as_user.is_none()) else { return false };
     let user = image.user.split(':').next().unwrap_or_default();
     match user.parse::<i64>() {
         Ok(value) => context.run_as_user = Some(Int64Value { value }),
         Err(_) if user.is_empty() => context.run_as_user = Some(Int64Value { value: 0 }),
         Err(_) => context.run_as_username = user.to_owned(),
     }
+    true
 }
 
 /// Annotations that the kubelet keeps with a container; none reaches a spec by default.

@@ -252,6 +252,13 @@ fn every_group_of_fields_has_its_origin() {
         ),
         // Namespaces.
         (none(), none(), "/linux/namespaces", json!("/proc/7/ns/net"), "server: pid of the pod's pause"),
+        (
+            none(),
+            context(json!({ "namespace_options": { "pid": 1 } })),
+            "/linux/namespaces",
+            json!("pid"),
+            "container linux.security_context.namespace_options.pid",
+        ),
         // Mounts.
         (none(), none(), "/mounts", json!("/proc"), "default"),
         (none(), none(), "/mounts", json!("/root/sandboxes/P/hosts"), "config root + server: id of the pod"),
