@@ -102,7 +102,8 @@ impl Comparison {
                 "{id}: the spec says what the one that would be made now says, in another order or form"
             ),
             (count, _) => {
-                writeln!(text, "{id}: {count} differences (- as it was made, + as it would be made now)")
+                let word = if count == 1 { "difference" } else { "differences" };
+                writeln!(text, "{id}: {count} {word} (- as it was made, + as it would be made now)")
             }
         };
         let shown = |value: &Value| {

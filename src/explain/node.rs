@@ -87,6 +87,8 @@ pub struct Node {
     images: Images,
     cdi: Cdi,
     files: ImageFiles,
+    /// Whether the OCI runtime of the pod tells what it can.
+    knows_features: bool,
     /// What could not be looked at, and what would be made.
     pub(super) said: Vec<String>,
 }
@@ -116,6 +118,7 @@ impl Node {
             containerd,
             silence,
             files,
+            knows_features: false,
             said,
             config,
         })
@@ -133,6 +136,7 @@ impl Node {
             Ok(json) => gather::parse_features(&json, &self.host),
             Err(error) => Err(error),
         };
+        self.knows_features = features.is_ok();
         let features = features.unwrap_or_else(|error| {
             let name = &handler.name;
             self.say(format!(
@@ -206,7 +210,7 @@ impl Node {
                 node.host.apparmor_profiles.push(apparmor::DEFAULT.to_owned());
             }
         }
-        let gathered = self.gather(ids, pause, config, &image.config, node.features).await?;
+        let gathered = self.gather(ids, pause, config, &image.config).await?;
         let container = ContainerFacts {
             id: ids.container.clone(),
             config: config.clone(),
@@ -225,8 +229,8 @@ impl Node {
         pause: &Facts,
         config: &ContainerConfig,
         image: &ImageConfig,
-        features: Features,
     ) -> Result<gather::Gathered> {
+        let features = self.knows_features.then_some(pause.node.features);
         let paths = Paths::new(&pause.node.folders.0, &pause.node.folders.1);
         let (pod_id, id) = (ids.pod.clone().into(), ids.container.clone().into());
         let folder = paths.pod_image_volumes(&pod_id);
@@ -251,7 +255,7 @@ impl Node {
         let mut gathered = flow::blocking(move || {
             let classes = gather::classes::of(&asked, &pod, &options)?;
             let edits = cdi.edits(&names)?;
-            if !edits.net_devices.is_empty() && !features.net_devices {
+            if !edits.net_devices.is_empty() && features.is_some_and(|features| !features.net_devices) {
                 return Err(precondition(
                     "a CDI device has network devices, which the runtime handler has not",
                 ));
