@@ -34,7 +34,6 @@ use crate::pod::{Pods, Recovery};
 use crate::spec::{self, gather};
 use crate::state::{Paths, Store};
 use crate::stream::Streaming;
-use crate::sys::apparmor::Support;
 use crate::sys::socket::Address;
 use crate::telemetry::traces::Exporter;
 use crate::telemetry::{LogControl, endpoint};
@@ -141,16 +140,10 @@ async fn build(config: Arc<Config>, paths: Paths, flow: Flow) -> anyhow::Result<
     let containerd =
         Containerd::new(&file.containerd.address, &file.containerd.namespace, config.call_timeout())?;
     let keeper = Keeper::new(std::env::current_exe()?, &file.state, KeeperOptions::default());
-    let mut host = gather::host(config.restrict_oom_score_adj);
-    if !file.sandbox.enable_selinux {
-        host.selinux = None;
-    } else if host.selinux.is_none() {
+    let host = gather::host_for(&config);
+    if file.sandbox.enable_selinux && host.selinux.is_none() {
         warn!("sandbox.enable_selinux has no effect: SELinux is not in force here");
     }
-    if file.container.disable_apparmor {
-        host.apparmor = Support::Disabled;
-    }
-    host.hugetlb_controller &= !file.container.disable_hugetlb_controller;
     if let Some(handler) = config.handlers.iter().find(|handler| handler.cgroup_writable && !host.cgroup_v2) {
         bail!(
             "runtime.handlers.{}.cgroup_writable: this host has cgroup v1, which is no container's own",

@@ -7,7 +7,7 @@
 //! | layer | modules |
 //! |---|---|
 //! | command line and composition | [`cli`], [`app`] |
-//! | what does not fit together | [`check`] |
+//! | what does not fit together, what would be done | [`check`], [`explain`] |
 //! | edge | [`cri`]: gRPC for the kubelet; [`admin`]: what goes on, for who debugs; [`stream`]: exec, attach, port-forward |
 //! | domain, in this order | [`stats`], [`pod`], [`container`], [`leftovers`] (what belongs to no pod), [`image`]: one verb, one file |
 //! | records | [`state`]: pods, containers, their tables and status files |
@@ -30,6 +30,7 @@ pub mod containerd;
 pub mod cri;
 pub mod error;
 pub mod events;
+pub mod explain;
 pub mod flow;
 pub mod glob;
 pub mod ids;

@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 const LAYERS: [&[&str]; 15] = [
     &["main"],
     &["cli"],
-    &["app", "check"],
+    &["app", "check", "explain"],
     &["cri", "admin"],
     &["stream"],
     &["stats"],

@@ -4,11 +4,9 @@ use std::path::{Path, PathBuf};
 
 use super::Request;
 use super::finding::Finding;
-use crate::config::{Config, ImportedRegistries};
+use crate::config::{Config, INSTALLED, ImportedRegistries};
 
 const SUBJECT: &str = "configuration";
-/// Where the file is that the service unit names.
-const INSTALLED: &str = "/etc/longshore/longshore.toml";
 
 pub(super) struct Facts {
     source: Source,

@@ -2,6 +2,8 @@
 
 mod check;
 mod config;
+mod diff;
+mod explain;
 mod images;
 mod keeper;
 mod ps;
@@ -33,6 +35,10 @@ enum Command {
     Doctor(check::Arguments),
     /// Print or check the configuration.
     Config(config::Arguments),
+    /// Show what the server would do with a pod or container, and why. Does nothing.
+    Explain(explain::Arguments),
+    /// Compare the spec of a container with the one that would be made now. Changes nothing.
+    Diff(diff::Arguments),
     /// Show what the server does with images.
     Images(images::Arguments),
     /// List pods, containers, pulls, and what each call that runs waits for.
@@ -56,6 +62,8 @@ pub fn run() -> ExitCode {
         Command::Doctor(arguments) => return ended(check::run(arguments, Mode::Doctor), 2),
         Command::Serve(arguments) => serve::run(arguments),
         Command::Config(arguments) => config::run(arguments),
+        Command::Diff(arguments) => diff::run(arguments),
+        Command::Explain(arguments) => explain::run(arguments),
         Command::Images(arguments) => images::run(arguments),
         Command::Ps(arguments) => ps::run(arguments),
         Command::Top(arguments) => ps::top(arguments),

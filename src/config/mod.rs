@@ -53,6 +53,9 @@ impl fmt::Display for ConfigError {
 
 impl std::error::Error for ConfigError {}
 
+/// Where the file is that the service unit names.
+pub const INSTALLED: &str = "/etc/longshore/longshore.toml";
+
 /// The command line's answers, which go over the file's.
 #[derive(Clone, Debug, Default)]
 pub struct Overrides {

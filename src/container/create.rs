@@ -236,9 +236,8 @@ impl Containers {
         }
         stage.set("translating");
         let host = traces::stage("look at the host", self.host_now(config, pod.status().pid)).await?;
-        let user_text = config.image.as_ref().map(|image| image.user_specified_image.as_str());
-        let image_name = user_text.filter(|text| !text.is_empty()).unwrap_or_else(|| image.name());
-        let files = self.pod_files(pod, config);
+        let image_name = annotations::image_name(config, image.name());
+        let files = self.paths.pod_files(&pod.id, &pod.config, config);
         let mut oci = spec::container(&ContainerInput {
             id: id.as_str(),
             config,
@@ -281,7 +280,8 @@ impl Containers {
         root: &Path,
         state: &Path,
     ) -> Result<gather::Gathered> {
-        let prepared = gather::Prepared { volumes_dir: root.join("volumes"), image_volumes };
+        let prepared =
+            gather::Prepared { volumes_dir: root.join("volumes"), image_volumes, leaves_missing: false };
         let (config, image) = (creation.config.clone(), creation.image.config.clone());
         let (root, state) = (root.to_owned(), state.to_owned());
         let (cdi, devices) = (self.cdi.clone(), creation.devices.clone());

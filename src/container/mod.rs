@@ -22,7 +22,6 @@ mod update;
 mod volumes;
 
 use std::collections::{HashMap, HashSet};
-use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 
 pub use files::remove_folder;
@@ -37,8 +36,7 @@ use crate::flow::{Flow, Joins, Keyed};
 use crate::ids::{ContainerId, is_id};
 use crate::image::Images;
 use crate::io::Keeper;
-use crate::proto::cri::ContainerConfig;
-use crate::spec::{self, Features, Host, PodFiles};
+use crate::spec::{Features, Host};
 use crate::state::{Container, Paths, Pod, Store};
 use crate::trace;
 
@@ -133,24 +131,6 @@ impl Containers {
                 about.pod_id = pod.id.to_string();
                 about.pod = pod.kubernetes_name();
             });
-        }
-    }
-
-    /// The pod's own files, as a container mounts them. Which shm it has says the container,
-    /// as it does with containerd's plugin: the host's, or the pod's where it has one.
-    #[must_use]
-    pub fn pod_files(&self, pod: &Pod, config: &ContainerConfig) -> PodFiles {
-        let root = self.paths.pod_root(&pod.id);
-        let shm = match (spec::asks_for_host_ipc(config), pod.host_ipc()) {
-            (true, _) => "/dev/shm".into(),
-            (false, true) => PathBuf::new(),
-            (false, false) => self.paths.pod_state(&pod.id).join("shm"),
-        };
-        PodFiles {
-            hostname: root.join("hostname"),
-            hosts: root.join("hosts"),
-            resolv_conf: root.join("resolv.conf"),
-            shm,
         }
     }
 }

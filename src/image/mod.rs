@@ -21,6 +21,7 @@ mod extract;
 mod fetch;
 mod fs_info;
 mod load;
+mod look;
 mod pause;
 mod platform;
 mod progress;
@@ -54,6 +55,7 @@ use crate::spec::ImageConfig;
 use reference::Reference;
 
 pub use fs_info::{FsUsage, Measured};
+pub use look::{full_name, read_config};
 pub use pause::PAUSE_REFERENCE;
 pub use progress::{LayerProgress, LayerState, PullState};
 pub use pull::Pull;

@@ -18,6 +18,8 @@ use std::sync::{Arc, Mutex};
 
 use tokio::sync::watch;
 
+pub use run::choose_handler;
+
 use crate::container::Containers;
 use crate::flow::Joins;
 use crate::ids::PodId;

@@ -18,7 +18,7 @@ use prost::Message;
 use tracing::{error, info};
 
 use super::{Pods, files};
-use crate::config::{Handler, NetworkOrder};
+use crate::config::{Config, Handler, NetworkOrder};
 use crate::container::labels::{self, Labelled};
 use crate::container::remove_folder;
 use crate::containerd::{ContainerRecord, ContainerUpdate, Mount, TaskRequest};
@@ -61,7 +61,7 @@ impl Pods {
         let config = request.config.ok_or_else(|| invalid("no pod sandbox config is given"))?;
         let metadata =
             config.metadata.as_ref().ok_or_else(|| invalid("the pod sandbox config has no metadata"))?;
-        let handler = self.choose_handler(&config, &request.runtime_handler)?;
+        let handler = choose_handler(&self.containers.config, &config, &request.runtime_handler)?;
         let modes = Modes::of_pod(&config)?;
         modes.require_startable(&handler.name, self.containers.features_of(&handler))?;
         labels::asked_by_pod(&config)?;
@@ -79,28 +79,6 @@ impl Pods {
                 |_| {},
             )
             .await
-    }
-
-    /// The handler by name, or by the legacy annotation (SBX-11, SBX-12).
-    fn choose_handler(&self, config: &PodSandboxConfig, asked: &str) -> Result<Handler> {
-        let name = if is_untrusted(config) {
-            if !asked.is_empty() && asked != UNTRUSTED_HANDLER {
-                return Err(invalid(format!("runtime handler {asked:?} is asked for an untrusted workload")));
-            }
-            // Privileged it may be: a runtime of virtual machines gives it the guest, not the host.
-            let modes = Modes::of_pod(config)?;
-            if [modes.network, modes.pid, modes.ipc].contains(&NamespaceMode::Node) {
-                return Err(invalid("an untrusted workload cannot use the host's namespaces"));
-            }
-            UNTRUSTED_HANDLER
-        } else {
-            asked
-        };
-        self.containers
-            .config
-            .handler(name)
-            .cloned()
-            .ok_or_else(|| invalid(format!("runtime handler {name:?} is not configured")))
     }
 
     async fn make(
@@ -408,15 +386,7 @@ impl Pods {
 
     async fn pause_spec(&self, creation: &Creation) -> Result<Vec<u8>> {
         let containers = &self.containers;
-        let files = crate::spec::PodFiles {
-            resolv_conf: containers.paths.pod_root(&creation.id).join("resolv.conf"),
-            shm: if creation.modes.ipc == NamespaceMode::Node {
-                "/dev/shm".into()
-            } else {
-                containers.paths.pod_state(&creation.id).join("shm")
-            },
-            ..crate::spec::PodFiles::default()
-        };
+        let files = containers.paths.pause_files(&creation.id, &creation.config);
         let accounts = containers.images.accounts(&creation.image, &creation.handler.snapshotter).await?;
         let unset_seccomp = containers.config.file.container.unset_seccomp_profile.as_str();
         let profile = spec::pause_seccomp(&creation.config, unset_seccomp)?;
@@ -460,4 +430,26 @@ impl Pods {
             created_at: 0,
         }
     }
+}
+
+/// The handler of a pod by name, or by the legacy annotation (SBX-11, SBX-12).
+///
+/// # Errors
+/// InvalidArgument for one that is not configured, and for what an untrusted workload must not
+/// ask for.
+pub fn choose_handler(node: &Config, config: &PodSandboxConfig, asked: &str) -> Result<Handler> {
+    let name = if is_untrusted(config) {
+        if !asked.is_empty() && asked != UNTRUSTED_HANDLER {
+            return Err(invalid(format!("runtime handler {asked:?} is asked for an untrusted workload")));
+        }
+        // Privileged it may be: a runtime of virtual machines gives it the guest, not the host.
+        let modes = Modes::of_pod(config)?;
+        if [modes.network, modes.pid, modes.ipc].contains(&NamespaceMode::Node) {
+            return Err(invalid("an untrusted workload cannot use the host's namespaces"));
+        }
+        UNTRUSTED_HANDLER
+    } else {
+        asked
+    };
+    node.handler(name).cloned().ok_or_else(|| invalid(format!("runtime handler {name:?} is not configured")))
 }

@@ -12,7 +12,7 @@
 use std::collections::{BTreeMap, HashMap};
 
 use crate::glob::Glob;
-use crate::proto::cri::{LinuxContainerResources, PodSandboxConfig};
+use crate::proto::cri::{ContainerConfig, LinuxContainerResources, PodSandboxConfig};
 
 const PREFIX: &str = "io.kubernetes.cri.";
 
@@ -52,6 +52,13 @@ pub fn of_pod_resources(pod: &PodSandboxConfig) -> BTreeMap<String, String> {
         set("sandbox-memory", memory_limit_in_bytes.to_string());
     }
     all
+}
+
+/// What annotations call a container's image: as its user wrote it, else `name`.
+#[must_use]
+pub fn image_name<'a>(config: &'a ContainerConfig, name: &'a str) -> &'a str {
+    let text = config.image.as_ref().map(|image| image.user_specified_image.as_str());
+    text.filter(|text| !text.is_empty()).unwrap_or(name)
 }
 
 /// What a container's spec says of itself and its pod.

@@ -11,6 +11,7 @@ use super::devices::check_permissions;
 use super::security::{self, Profile};
 use super::selinux::Policy;
 use super::{Edits, Features, Host, HostDevice, HostMount, ImageConfig, LocalProfile, paths};
+use crate::config::Config;
 use crate::config::file::ContainerSection;
 use crate::error::{Context, Result, invalid};
 use crate::proto::cri::{ContainerConfig, LinuxContainerSecurityContext, Mount, MountPropagation};
@@ -53,6 +54,8 @@ pub struct Prepared {
     pub volumes_dir: PathBuf,
     /// Where images are mounted, for those of `mounts` that are image volumes.
     pub image_volumes: Vec<Option<PathBuf>>,
+    /// Host paths that are missing are not made: nothing is, for who only looks.
+    pub leaves_missing: bool,
 }
 
 /// Reads the facts of the host.
@@ -92,6 +95,20 @@ pub fn host(restrict_oom_score_adj: bool) -> Host {
         oom_score_adj: sys::process::oom_score_adj(),
         restrict_oom_score_adj,
     }
+}
+
+/// Reads the facts of the host, as a server with `config` takes them.
+#[must_use]
+pub fn host_for(config: &Config) -> Host {
+    let mut host = host(config.restrict_oom_score_adj);
+    if !config.file.sandbox.enable_selinux {
+        host.selinux = None;
+    }
+    if config.file.container.disable_apparmor {
+        host.apparmor = sys::apparmor::Support::Disabled;
+    }
+    host.hugetlb_controller &= !config.file.container.disable_hugetlb_controller;
+    host
 }
 
 /// Whether the kernel has a policy in force, or in permissive mode.
@@ -176,7 +193,8 @@ pub fn seccomp_profile(
 }
 
 /// Reads the facts of one container. May hang on a dead network mount: call it on a
-/// blocking thread. Missing host paths of mounts are made (OCI-29).
+/// blocking thread. Missing host paths of mounts are made (OCI-29), unless `prepared` says
+/// otherwise.
 ///
 /// # Errors
 /// InvalidArgument for a device that is none; the file system's errors.
@@ -191,6 +209,9 @@ pub fn container(
     for (index, given) in config.mounts.iter().enumerate() {
         gathered.mounts.push(match prepared.image_volumes.get(index) {
             Some(Some(source)) => HostMount { source: source.clone(), ..HostMount::default() },
+            _ if prepared.leaves_missing && is_missing(&given.host_path) => {
+                HostMount { source: given.host_path.clone().into(), ..HostMount::default() }
+            }
             _ => mount(Path::new(&given.host_path), needs_propagation(given))?,
         });
     }
@@ -236,6 +257,12 @@ fn security_text(context: &LinuxContainerSecurityContext) -> &str {
 fn needs_propagation(given: &Mount) -> bool {
     let asked = MountPropagation::try_from(given.propagation);
     asked.is_ok_and(|propagation| propagation != MountPropagation::PropagationPrivate)
+}
+
+/// Whether the host path of a mount is not there, and would be made.
+#[must_use]
+pub fn is_missing(path: &str) -> bool {
+    std::fs::metadata(path).is_err_and(|error| error.kind() == std::io::ErrorKind::NotFound)
 }
 
 fn mount(path: &Path, with_propagation: bool) -> Result<HostMount> {

@@ -8,6 +8,11 @@ use rustix::io::Errno;
 
 use crate::error::{Context, Result, already_exists};
 use crate::ids::{ContainerId, PodId};
+use crate::proto::cri::{ContainerConfig, NamespaceMode, PodSandboxConfig};
+use crate::spec::{self, PodFiles};
+
+/// The shm of the host.
+const HOST_SHM: &str = "/dev/shm";
 
 /// The two folders.
 #[derive(Clone, Debug)]
@@ -85,6 +90,34 @@ impl Paths {
         self.state.join("sandboxes").join(id.as_str())
     }
 
+    /// What the pause container of a pod mounts of the pod's own files.
+    #[must_use]
+    pub fn pause_files(&self, id: &PodId, pod: &PodSandboxConfig) -> PodFiles {
+        PodFiles {
+            resolv_conf: self.pod_root(id).join("resolv.conf"),
+            shm: if pod_has_host_ipc(pod) { HOST_SHM.into() } else { self.pod_state(id).join("shm") },
+            ..PodFiles::default()
+        }
+    }
+
+    /// The pod's own files, as a container mounts them. Which shm it has says the container,
+    /// as it does with containerd's plugin: the host's, or the pod's where it has one.
+    #[must_use]
+    pub fn pod_files(&self, id: &PodId, pod: &PodSandboxConfig, config: &ContainerConfig) -> PodFiles {
+        let root = self.pod_root(id);
+        let shm = match (spec::asks_for_host_ipc(config), pod_has_host_ipc(pod)) {
+            (true, _) => HOST_SHM.into(),
+            (false, true) => PathBuf::new(),
+            (false, false) => self.pod_state(id).join("shm"),
+        };
+        PodFiles {
+            hostname: root.join("hostname"),
+            hosts: root.join("hosts"),
+            resolv_conf: root.join("resolv.conf"),
+            shm,
+        }
+    }
+
     /// The pinned user namespace of a pod that has one and a network.
     #[must_use]
     pub fn pod_user_namespace(&self, id: &PodId) -> PathBuf {
@@ -114,6 +147,13 @@ impl Paths {
     pub fn container_state(&self, id: &ContainerId) -> PathBuf {
         self.state.join("containers").join(id.as_str())
     }
+}
+
+/// Whether a pod uses the host's IPC.
+fn pod_has_host_ipc(pod: &PodSandboxConfig) -> bool {
+    let context = pod.linux.as_ref().and_then(|linux| linux.security_context.as_ref());
+    let options = context.and_then(|context| context.namespace_options.as_ref());
+    options.is_some_and(|options| options.ipc == NamespaceMode::Node as i32)
 }
 
 #[cfg(test)]

@@ -235,12 +235,6 @@ impl Pod {
         self.namespace_mode(|options| options.network) == NamespaceMode::Node as i32
     }
 
-    /// Whether the pod uses the host's IPC.
-    #[must_use]
-    pub fn host_ipc(&self) -> bool {
-        self.namespace_mode(|options| options.ipc) == NamespaceMode::Node as i32
-    }
-
     fn namespace_mode(&self, of: impl Fn(&crate::proto::cri::NamespaceOption) -> i32) -> i32 {
         self.config
             .linux

@@ -16,6 +16,7 @@ mod config_import;
 mod core;
 mod debugging;
 mod events;
+mod explain;
 mod faults;
 mod handlers;
 mod harness_check;

@@ -6,6 +6,7 @@
 #[allow(dead_code)] // made for the side-by-side test, which uses all of it
 #[path = "../differential/containers.rs"]
 mod containers;
+mod explain;
 mod fuzz;
 mod invariants;
 #[allow(dead_code)]

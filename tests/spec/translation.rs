@@ -9,7 +9,7 @@ use longshore::proto::cri::{ContainerConfig, PodSandboxConfig};
 use longshore::spec::selinux::Policy;
 use longshore::spec::{
     Accounts, ContainerInput, Features, Host, HostDevice, HostMount, ImageConfig, LocalProfile, Modes,
-    PauseInput, PodFiles, Spec, gather, mounts, pause_seccomp, security,
+    PauseInput, Spec, annotations, gather, mounts, pause_seccomp, security,
 };
 use longshore::sys::apparmor::Support;
 use serde_json::Value;
@@ -126,8 +126,7 @@ impl Case {
         modes.require_startable(&handler.name, self.features)?;
         let profile = self.local(&pause_seccomp(&self.pod, "")?);
         let image = ImageConfig { entrypoint: vec!["/pause".into()], ..ImageConfig::default() };
-        let files =
-            PodFiles { shm: "/s/shm".into(), resolv_conf: "/r/resolv.conf".into(), ..PodFiles::default() };
+        let files = paths().pause_files(&ID.to_owned().into(), &self.pod);
         longshore::spec::pause(&PauseInput {
             id: ID,
             pod: &self.pod,
@@ -152,33 +151,30 @@ impl Case {
         let options = longshore::config::file::ContainerSection::default();
         let gathered = self.gathered(&options)?;
         let is_target = longshore::spec::pid_target(&self.config).is_some();
-        let shm = if longshore::spec::asks_for_host_ipc(&self.config) { "/dev/shm" } else { "/s/shm" };
         longshore::spec::container(&ContainerInput {
             id: ID,
             config: &self.config,
-            pod_id: "pod",
+            pod_id: POD_ID,
             pod: &self.pod,
             pause_pid: PAUSE_PID,
             target_pid: is_target.then_some(9),
-            image: (&self.image, "image"),
+            image: (&self.image, annotations::image_name(&self.config, "image")),
             accounts,
             handler,
             namespace: "k8s.io",
             features: self.features,
             host: &self.host,
-            files: &PodFiles {
-                hostname: "/r/hostname".into(),
-                hosts: "/r/hosts".into(),
-                resolv_conf: "/r/resolv.conf".into(),
-                shm: shm.into(),
-            },
+            files: &paths().pod_files(&POD_ID.to_owned().into(), &self.pod, &self.config),
             gathered: &gathered,
             options: &options,
         })
     }
 
     /// What gathering would find on a host where every path is there.
-    fn gathered(&self, options: &longshore::config::file::ContainerSection) -> Result<gather::Gathered> {
+    pub(crate) fn gathered(
+        &self,
+        options: &longshore::config::file::ContainerSection,
+    ) -> Result<gather::Gathered> {
         let mount = |mount: &longshore::proto::cri::Mount| HostMount {
             source: if mount.image.is_some() { "/image".into() } else { mount.host_path.clone().into() },
             mount_point: "/".into(),
@@ -209,7 +205,7 @@ impl Case {
         })
     }
 
-    fn local(&self, profile: &security::Profile) -> Option<LocalProfile> {
+    pub(crate) fn local(&self, profile: &security::Profile) -> Option<LocalProfile> {
         match profile {
             security::Profile::Localhost(path) => {
                 Some(LocalProfile { path: path.clone(), text: self.profile.clone() })
@@ -220,7 +216,13 @@ impl Case {
 }
 
 pub(crate) const ID: &str = "0123456789abcdef";
+pub(crate) const POD_ID: &str = "pod";
 pub(crate) const PAUSE_PID: u32 = 4242;
+
+/// Folders that are nowhere.
+fn paths() -> longshore::state::Paths {
+    longshore::state::Paths::new(Path::new("/r"), Path::new("/s"))
+}
 
 fn device(path: &str, permissions: &str) -> HostDevice {
     HostDevice {

@@ -26,6 +26,7 @@ mod decompress;
 mod entry;
 mod feed;
 mod name;
+pub(in crate::image) mod pick;
 mod remove;
 mod resolve;
 mod tar;

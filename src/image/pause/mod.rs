@@ -11,13 +11,14 @@ use std::sync::{Arc, OnceLock};
 
 use tracing::info;
 
-use super::document::{Document, Manifest, OCI_CONFIG, OCI_LAYER, OCI_MANIFEST};
+use super::document::{Document, Manifest, OCI_CONFIG, OCI_LAYER, OCI_MANIFEST, parse_config};
 use super::platform::Node;
 use super::{Image, Images, Pull, content, digest};
 use crate::containerd::{Descriptor, ImageRecord};
 use crate::error::{Context, Result, internal};
 use crate::flow::Flow;
 use crate::proto::cri;
+use crate::spec::ImageConfig;
 
 /// The name of the built-in image. No registry is ever asked for it.
 pub const PAUSE_REFERENCE: &str = "longshore.internal/pause:1";
@@ -118,6 +119,11 @@ impl BuiltIn {
 fn built_in() -> &'static BuiltIn {
     static BUILT_IN: OnceLock<BuiltIn> = OnceLock::new();
     BUILT_IN.get_or_init(build)
+}
+
+/// What the built-in image says of its containers.
+pub(super) fn built_in_config() -> ImageConfig {
+    parse_config(PAUSE_REFERENCE, &built_in().config.1).map(|config| config.config).unwrap_or_default()
 }
 
 fn build() -> BuiltIn {

@@ -8,7 +8,7 @@ use tonic::Code;
 use crate::harness::{Builder, Node, Proxy, Server, fetched_containerd, wait_until};
 
 /// A node whose server reaches containerd by a proxy.
-async fn proxied<'a>(config: &str) -> (Node, Proxy) {
+async fn proxied(config: &str) -> (Node, Proxy) {
     let mut proxy = None;
     let builder: Builder<'_> = Node::with(Server::Longshore).config(Proxy::CONFIG).config(config);
     let node = builder.before(|place| proxy = Some(Proxy::before(place))).start().await;
