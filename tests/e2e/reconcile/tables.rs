@@ -7,7 +7,7 @@ use longshore::proto::cri::ContainerState;
 use super::{assert_told, node, repairs, wait_for_looks, wait_for_repair};
 use crate::harness::{Server, wait_until};
 
-/// `ctr task kill`, `ctr task delete`, `ctr container delete`, of a container: it has ended,
+/// `ctr task kill` and `ctr container delete`, of a container: it has ended,
 /// the kubelet is told how, and can remove it.
 #[tokio::test]
 async fn a_container_that_others_ended_and_deleted_has_ended() {
