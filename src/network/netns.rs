@@ -64,6 +64,19 @@ pub async fn create_in_user_namespace(
     .await
 }
 
+/// Pins the namespace of the process `pid` at `path` again; a pin that is there is fine.
+///
+/// # Errors
+/// The system's.
+pub async fn pin_again(pid: u32, path: &Path) -> Result<()> {
+    let path = path.to_owned();
+    flow::blocking(move || {
+        prepare(&path)?;
+        sys::netns::pin_again(pid, &path)
+    })
+    .await
+}
+
 /// Prepares the directory of pins.
 fn prepare(path: &Path) -> Result<()> {
     let directory = path.parent().unwrap_or(Path::new("/"));

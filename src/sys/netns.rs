@@ -143,6 +143,20 @@ pub fn create_in_user_namespace(
     })
 }
 
+/// Pins the network namespace of a process at `path`, where somebody has unmounted or removed
+/// its pin. The directory must be shared ([`share_directory`]).
+///
+/// # Errors
+/// The system's.
+pub fn pin_again(pid: u32, path: &Path) -> Result<()> {
+    if is_alive(path) {
+        return Ok(());
+    }
+    // What is there is the file of the old pin.
+    remove(path)?;
+    pin(&PathBuf::from(format!("/proc/{pid}/ns/net")), path, "network namespace")
+}
+
 /// Mounts the namespace file `source` on a new file at `path`.
 fn pin(source: &Path, path: &Path, what: &str) -> Result<()> {
     let create = OFlags::RDONLY | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC | OFlags::NOFOLLOW;

@@ -27,9 +27,11 @@ use tracing::{Instrument, debug, info, warn};
 use super::{Pods, Recovery};
 use crate::containerd::{Link, ProcessStatus};
 use crate::error::Result;
+use crate::flow;
 use crate::leftovers::{self, RemovedBy, Thing, World};
 use crate::proto::cri::ContainerState;
 use crate::state::{Container, Pod};
+use crate::sys;
 use crate::telemetry::METERS;
 use crate::trace;
 
@@ -49,6 +51,8 @@ enum Deviation {
     Record(String),
     /// A pod without its lease: its id.
     Lease(String),
+    /// A pod that runs and whose network namespace is not pinned any more: its id.
+    Pin(String),
     /// A record of ours that no table has: its id.
     Creation(String),
 }
@@ -61,6 +65,7 @@ impl Deviation {
             Deviation::Task(id) => ("ended-task", id.clone()),
             Deviation::Record(id) => ("lost-record", id.clone()),
             Deviation::Lease(id) => ("lost-lease", id.clone()),
+            Deviation::Pin(id) => ("lost-namespace", id.clone()),
             Deviation::Creation(id) => ("creation", id.clone()),
         }
     }
@@ -72,6 +77,7 @@ impl Deviation {
             Deviation::Task(_) => "it has a task although it does not run",
             Deviation::Record(_) => "somebody deleted its record in containerd",
             Deviation::Lease(_) => "somebody deleted its lease",
+            Deviation::Pin(_) => "somebody unmounted its network namespace",
             Deviation::Creation(_) => "its making failed, and could not be undone then",
         }
     }
@@ -95,7 +101,7 @@ impl Pods {
             tokio::time::sleep(FIRST_PAUSE.min(period)).await;
             loop {
                 if let Err(error) = self.round(CONFIRM_PAUSE.min(period)).await {
-                    debug!(%error, "what there is could not be compared");
+                    warn!(%error, "what there is could not be compared; tried again later");
                 }
                 tokio::time::sleep(period).await;
             }
@@ -137,6 +143,7 @@ impl Pods {
         self.store_again(&tables).await;
         let mut found = self.left(&world);
         found.extend(self.of_tables(&tables, &world));
+        found.extend(unpinned(&tables).await?.into_iter().map(Deviation::Pin));
         let creations = world.own_creations().into_iter().filter(|id| !parts.store.knows(id));
         found.extend(creations.map(|id| Deviation::Creation(id.to_owned())));
         Ok(found)
@@ -238,6 +245,18 @@ impl Pods {
         }
         found
     }
+}
+
+/// READY pods whose network namespace is not where it was pinned.
+async fn unpinned(tables: &Tables) -> Result<Vec<String>> {
+    let pin = |pod: &Arc<Pod>| Some((pod.id.to_string(), pod.netns.clone()?));
+    let ready = tables.pods.iter().filter(|pod| pod.status().ready);
+    let mut pins: Vec<_> = ready.filter_map(pin).collect();
+    flow::blocking(move || {
+        pins.retain(|(_, path)| !sys::netns::is_alive(path));
+        Ok(pins.into_iter().map(|(id, _)| id).collect())
+    })
+    .await
 }
 
 /// Whether a container does not run, and is not about to.

@@ -9,7 +9,7 @@ use tracing::{info, warn};
 use super::super::Pods;
 use super::{Deviation, is_idle};
 use crate::container::remove_folder;
-use crate::containerd::{ContainerRecord, Exit};
+use crate::containerd::{ContainerRecord, Exit, ProcessStatus};
 use crate::error::{Context, Result, precondition};
 use crate::flow;
 use crate::leftovers::Thing;
@@ -40,6 +40,8 @@ const ORDER: [&str; 11] = [
 /// These go only when all before them has gone: DEL needs the namespace, and by the others is
 /// known whose the rest was.
 const AFTERWARDS: [&str; 4] = ["network-namespace", "folder", "log", "lease"];
+
+const SIGKILL: u32 = 9;
 
 impl Pods {
     /// Repairs one after the other, in an order in which nothing loses what shows whose it is.
@@ -72,7 +74,9 @@ impl Pods {
                 Ok(false) => {}
                 Err(error) => {
                     warn!(kind, object = name, cause = why, %error, "could not be repaired; tried again later");
-                    kept.insert(of);
+                    if !of.is_empty() {
+                        kept.insert(of);
+                    }
                 }
             }
         }
@@ -85,6 +89,7 @@ impl Pods {
             Deviation::Task(id) => self.discard_idle_task(&id).await,
             Deviation::Record(id) => self.put_back_record(&id).await,
             Deviation::Lease(id) => self.put_back_lease(&id).await,
+            Deviation::Pin(id) => self.pin_again(&id).await,
             Deviation::Creation(id) => self.undo_creation(&id).await,
         }
     }
@@ -159,6 +164,8 @@ impl Pods {
             labels,
             runtime: handler.shim.clone(),
             spec: b"{}".to_vec(),
+            snapshotter: handler.snapshotter.clone(),
+            snapshot_key: id.to_owned(),
             extensions: record::sandbox_extension(&metadata),
             ..ContainerRecord::default()
         };
@@ -230,7 +237,10 @@ impl Pods {
             ContainerState::ContainerRunning => {
                 warn!(container = id, "ending a container whose record was deleted: its spec is lost");
                 container.mark_kill_sent();
-                parts.containerd.kill(id, "", 9, true).await?;
+                match parts.containerd.kill(id, "", SIGKILL, true).await {
+                    Err(error) if !error.is_not_found() => return Err(error),
+                    _ => {}
+                }
             }
             ContainerState::ContainerCreated => {
                 let code = u32::try_from(UNKNOWN_CODE).unwrap_or_default();
@@ -298,6 +308,25 @@ impl Pods {
         }
         let labels = HashMap::from([(LEASE_LABEL.to_owned(), pod.name.clone())]);
         parts.containerd.create_lease(id, labels).await.map(|()| true)
+    }
+
+    /// The network namespace is pause's still: stats, port-forward and CNI DEL find it by its pin.
+    async fn pin_again(&self, id: &str) -> Result<bool> {
+        let parts = &self.containers;
+        let Ok(pod) = parts.store.pod(id) else { return Ok(false) };
+        let Ok(_operation) = pod.operation.try_lock() else { return Ok(false) };
+        let (Some(path), true) = (&pod.netns, pod.status().ready) else { return Ok(false) };
+        let runs = async || -> Result<Option<u32>> {
+            let process = parts.containerd.process(id, "").await?;
+            Ok((process.status == ProcessStatus::Running).then_some(process.pid))
+        };
+        let Some(pid) = runs().await? else { return Ok(false) };
+        netns::pin_again(pid, path).await?;
+        // It may have ended in between, and its number be another's (REC-22).
+        if runs().await.ok().flatten() == Some(pid) {
+            return Ok(true);
+        }
+        netns::remove(path).await.map(|()| false)
     }
 
     /// Removes what the caller of a failed creation was never told of.

@@ -2,15 +2,16 @@
 
 use std::time::Duration;
 
+use longshore::proto::cri::ListImagesRequest;
 use rustix::process::Signal;
 use tonic::Code;
 
-use crate::harness::{Builder, Node, Proxy, Server, fetched_containerd, wait_until};
+use crate::harness::{Node, Proxy, Server, fetched_containerd, wait_until};
 
 /// A node whose server reaches containerd by a proxy.
 async fn proxied(config: &str) -> (Node, Proxy) {
     let mut proxy = None;
-    let builder: Builder<'_> = Node::with(Server::Longshore).config(Proxy::CONFIG).config(config);
+    let builder = Node::with(Server::Longshore).config(Proxy::CONFIG).config(config);
     let node = builder.before(|place| proxy = Some(Proxy::before(place))).start().await;
     (node, proxy.expect("made before the server"))
 }
@@ -150,6 +151,16 @@ async fn ends_that_no_event_tells_are_found() {
     rustix::process::kill_process(pause, Signal::KILL).expect("killed");
     wait_until("NOTREADY", async || pod.status().await.expect("a status").state == 1).await;
     assert!(node.longshore().log().contains("the end of a container was missed"));
+    let images = async || {
+        let list = node.images().list_images(ListImagesRequest::default()).await.expect("a list");
+        list.into_inner().images.iter().filter(|image| !image.pinned).count()
+    };
+    assert_eq!(images().await, 1);
+    let behind = node.containerd().behind();
+    for name in behind.images().await.into_iter().filter(|name| !name.contains("pause")) {
+        behind.delete_image(&name).await;
+    }
+    wait_until("a list without it", async || images().await == 0).await;
     proxy.heal();
     pod.remove().await.expect("removed");
     node.finish().await;

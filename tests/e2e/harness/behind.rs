@@ -10,8 +10,7 @@ use containerd_client::services::v1::snapshots::{
 use containerd_client::services::v1::tasks_client::TasksClient;
 use containerd_client::services::v1::{
     Container as Record, CreateContainerRequest, CreateRequest, DeleteContainerRequest, DeleteImageRequest,
-    DeleteRequest, DeleteTaskRequest, GetContainerRequest, KillRequest, ListImagesRequest, ListRequest,
-    WaitRequest,
+    DeleteRequest, GetContainerRequest, KillRequest, ListImagesRequest, ListRequest, WaitRequest,
 };
 use tonic::{Code, Request};
 
@@ -55,16 +54,15 @@ impl Behind<'_> {
         self.containers().create(within(create)).await.expect("stored");
     }
 
-    /// Kills a task and deletes it, before or after the server does.
+    /// Kills a task and waits for its end. To delete it is left to the server: of two deletions at
+    /// once containerd may end no shim.
     pub(crate) async fn end_task(&self, id: &str) {
         let mut tasks = TasksClient::new(self.0.channel());
         let kill = KillRequest { container_id: id.to_owned(), signal: 9, all: true, ..Default::default() };
         tasks.kill(within(kill)).await.expect("killed");
         let wait = WaitRequest { container_id: id.to_owned(), ..Default::default() };
-        is_gone_or_fine(tasks.wait(within(wait)).await.map(drop));
-        is_gone_or_fine(
-            tasks.delete(within(DeleteTaskRequest { container_id: id.to_owned() })).await.map(drop),
-        );
+        // The server may be faster; then there is nothing to be waited for.
+        let _ = tasks.wait(within(wait)).await;
     }
 
     /// Makes a lease with a label.
@@ -120,13 +118,6 @@ impl Behind<'_> {
     pub(crate) async fn delete_image(&self, name: &str) {
         let delete = DeleteImageRequest { name: name.to_owned(), sync: true, ..Default::default() };
         ImagesClient::new(self.0.channel()).delete(within(delete)).await.expect("deleted");
-    }
-}
-
-/// The server may have been faster.
-fn is_gone_or_fine(answer: Result<(), tonic::Status>) {
-    if let Err(status) = answer {
-        assert_eq!(status.code(), Code::NotFound, "{status:?}");
     }
 }
 

@@ -1,11 +1,13 @@
 //! What the server knows and containerd does not, or the other way round.
 
+use std::os::unix::fs::MetadataExt;
+
 use longshore::proto::cri::ContainerState;
 
 use super::{assert_told, node, repairs, wait_for_looks, wait_for_repair};
 use crate::harness::{Server, wait_until};
 
-/// `ctr task kill`, `ctr task delete`, `ctr container delete`, of a container: it has ended,
+/// `ctr task kill` and `ctr container delete`, of a container: it has ended,
 /// the kubelet is told how, and can remove it.
 #[tokio::test]
 async fn a_container_that_others_ended_and_deleted_has_ended() {
@@ -124,6 +126,35 @@ async fn pods_of_another_server_in_the_namespace_are_left_alone() {
     assert!(behind.record(&theirs).await.is_none());
     assert_eq!(repairs(&node).await.get("lost-record"), None);
     node.remove_pod(&theirs).await.expect("removed");
+    pod.remove().await.expect("removed");
+    node.finish().await;
+}
+
+/// Somebody unmounted the namespace of a pod that runs: it is pinned again, so that the pod's
+/// figures, its ports and CNI DEL find it.
+#[tokio::test]
+async fn a_namespace_that_somebody_unmounted_is_pinned_again() {
+    let node = node().await;
+    let pod = node.pod("a").run().await.expect("a pod");
+    pod.container("c").forever().run().await.expect("it runs");
+    let pins = std::fs::read_dir(node.longshore().netns_dir()).expect("a folder");
+    let pins: Vec<_> = pins.flatten().map(|pin| pin.path()).collect();
+    let [pin] = &pins[..] else { panic!("{pins:?}") };
+    for takes_file in [false, true] {
+        let before = repairs(&node).await.get("lost-namespace").copied().unwrap_or(0);
+        rustix::mount::unmount(pin, rustix::mount::UnmountFlags::DETACH).expect("unmounted");
+        if takes_file {
+            std::fs::remove_file(pin).expect("removed");
+        }
+        wait_for_repair(&node, "lost-namespace", before + 1).await;
+        assert!(longshore::sys::netns::is_alive(pin));
+        let namespace =
+            |path: &std::path::Path| std::fs::metadata(path).map(|found| found.ino()).expect("there");
+        let of_pause = format!("/proc/{}/ns/net", pod.info().await["pid"]);
+        assert_eq!(namespace(pin), namespace(of_pause.as_ref()));
+    }
+    pod.stop().await.expect("stopped");
+    assert!(!pin.exists());
     pod.remove().await.expect("removed");
     node.finish().await;
 }
