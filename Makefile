@@ -2,7 +2,7 @@
 
 CARGO ?= cargo
 
-.PHONY: build check test test-matrix test-vm chaos demo bench
+.PHONY: build check test test-matrix test-vm chaos soak demo bench
 
 build:
 	$(CARGO) build --release --locked
@@ -30,6 +30,10 @@ test-vm:
 # Every step of every call that changes something is cut off, in three ways.
 chaos:
 	tests/chaos.sh
+
+# An hour of random work and random faults on 99 pods; prints seed and figures.
+soak:
+	tests/soak.sh
 
 demo:
 	deploy/demo.sh

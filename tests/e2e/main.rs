@@ -29,6 +29,7 @@ mod pull_kills;
 mod reconcile;
 mod restart;
 mod smoke;
+mod soak;
 mod stats;
 mod streaming;
 mod telemetry;

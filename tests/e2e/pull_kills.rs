@@ -6,17 +6,10 @@
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
-use containerd_client::services::v1::content_client::ContentClient;
-use containerd_client::services::v1::leases_client::LeasesClient;
-use containerd_client::services::v1::snapshots::ListSnapshotsRequest;
-use containerd_client::services::v1::snapshots::snapshots_client::SnapshotsClient;
-use containerd_client::services::v1::{CreateRequest, DeleteRequest};
-use containerd_client::services::v1::{ListContentRequest, ListRequest, ListStatusesRequest};
 use tokio::task::JoinSet;
-use tonic::Request;
 
 use crate::harness::images::{Image, REGISTRY};
-use crate::harness::{Containerd, Node, Server, wait_until};
+use crate::harness::{Node, Server, stored, wait_until};
 
 /// Images, some of whose layers are the same.
 const IMAGES: usize = 4;
@@ -38,43 +31,6 @@ impl Chance {
     fn bytes(&mut self, length: usize) -> Vec<u8> {
         std::iter::repeat_with(|| self.below(256) as u8).take(length).collect()
     }
-}
-
-fn in_namespace<T>(message: T) -> Request<T> {
-    let mut request = Request::new(message);
-    request.metadata_mut().insert("containerd-namespace", "k8s.io".parse().expect("a namespace"));
-    request
-}
-
-/// Everything of images in containerd, after a collection.
-async fn stored(containerd: &Containerd) -> BTreeSet<String> {
-    let channel = containerd.channel();
-    let mut leases = LeasesClient::new(channel.clone());
-    let id = "collect".to_owned();
-    let made = leases.create(in_namespace(CreateRequest { id: id.clone(), ..Default::default() })).await;
-    made.expect("a lease");
-    let collected = leases.delete(in_namespace(DeleteRequest { id, sync: true })).await;
-    collected.expect("a collection");
-
-    let mut found = BTreeSet::new();
-    let list = leases.list(in_namespace(ListRequest::default())).await.expect("leases").into_inner();
-    found.extend(list.leases.into_iter().map(|lease| format!("lease {}", lease.id)));
-    let mut content = ContentClient::new(channel.clone());
-    let list = content.list_statuses(in_namespace(ListStatusesRequest::default())).await;
-    let list = list.expect("ingests").into_inner().statuses;
-    found.extend(list.into_iter().map(|status| format!("ingest {}", status.r#ref)));
-    let list = content.list(in_namespace(ListContentRequest::default())).await;
-    let mut list = list.expect("content").into_inner();
-    while let Some(message) = list.message().await.expect("content") {
-        found.extend(message.info.into_iter().map(|info| format!("content {}", info.digest)));
-    }
-    let request = ListSnapshotsRequest { snapshotter: "overlayfs".into(), ..Default::default() };
-    let mut list =
-        SnapshotsClient::new(channel).list(in_namespace(request)).await.expect("snapshots").into_inner();
-    while let Some(message) = list.message().await.expect("snapshots") {
-        found.extend(message.info.into_iter().map(|info| format!("snapshot {}", info.name)));
-    }
-    found
 }
 
 /// REC-15, IMG-30, IMG-32.

@@ -1,14 +1,19 @@
 //! What a server must not leave behind.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use containerd_client::services::v1::containers_client::ContainersClient;
+use containerd_client::services::v1::content_client::ContentClient;
 use containerd_client::services::v1::leases_client::LeasesClient;
 use containerd_client::services::v1::snapshots::snapshots_client::SnapshotsClient;
 use containerd_client::services::v1::snapshots::{Kind, ListSnapshotsRequest};
 use containerd_client::services::v1::tasks_client::TasksClient;
-use containerd_client::services::v1::{ListContainersRequest, ListRequest, ListTasksRequest};
+use containerd_client::services::v1::{
+    CreateRequest, DeleteRequest, ListContainersRequest, ListContentRequest, ListRequest,
+    ListStatusesRequest, ListTasksRequest,
+};
 use tonic::Request;
 
 use super::containerd::Containerd;
@@ -147,6 +152,37 @@ pub(crate) async fn in_containerd(containerd: &Containerd) -> Vec<String> {
             let open = message.info.into_iter().filter(|snapshot| snapshot.kind != Kind::Committed as i32);
             found.extend(open.map(|snapshot| format!("snapshot {}", snapshot.name)));
         }
+    }
+    found
+}
+
+/// Everything of images in containerd, after a collection.
+pub(crate) async fn stored(containerd: &Containerd) -> BTreeSet<String> {
+    let channel = containerd.channel();
+    let mut leases = LeasesClient::new(channel.clone());
+    let id = "collect".to_owned();
+    let made = leases.create(in_namespace(CreateRequest { id: id.clone(), ..Default::default() })).await;
+    made.expect("a lease");
+    let collected = leases.delete(in_namespace(DeleteRequest { id, sync: true })).await;
+    collected.expect("a collection");
+
+    let mut found = BTreeSet::new();
+    let list = leases.list(in_namespace(ListRequest::default())).await.expect("leases").into_inner();
+    found.extend(list.leases.into_iter().map(|lease| format!("lease {}", lease.id)));
+    let mut content = ContentClient::new(channel.clone());
+    let list = content.list_statuses(in_namespace(ListStatusesRequest::default())).await;
+    let list = list.expect("ingests").into_inner().statuses;
+    found.extend(list.into_iter().map(|status| format!("ingest {}", status.r#ref)));
+    let list = content.list(in_namespace(ListContentRequest::default())).await;
+    let mut list = list.expect("content").into_inner();
+    while let Some(message) = list.message().await.expect("content") {
+        found.extend(message.info.into_iter().map(|info| format!("content {}", info.digest)));
+    }
+    let request = ListSnapshotsRequest { snapshotter: "overlayfs".into(), ..Default::default() };
+    let mut list =
+        SnapshotsClient::new(channel).list(in_namespace(request)).await.expect("snapshots").into_inner();
+    while let Some(message) = list.message().await.expect("snapshots") {
+        found.extend(message.info.into_iter().map(|info| format!("snapshot {}", info.name)));
     }
     found
 }

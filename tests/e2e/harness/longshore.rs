@@ -137,6 +137,11 @@ impl Longshore {
         self.process.lock().expect("no panic").as_ref().expect("longshore runs").pid()
     }
 
+    /// The same, if it runs.
+    pub(crate) fn running_pid(&self) -> Option<u32> {
+        self.process.lock().expect("no panic").as_ref().map(Process::pid)
+    }
+
     /// All that it has printed, of all its starts.
     pub(crate) fn log(&self) -> String {
         read_log(&self.place.path("l.log"))

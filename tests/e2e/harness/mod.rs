@@ -55,6 +55,7 @@ pub(crate) use container::{Container, ContainerBuilder, LogEntry, image_mount};
 pub(crate) use containerd::{Containerd, Version, fetched_containerd, prefer_newest_containerd};
 pub(crate) use cri::Cri;
 pub(crate) use events::{Events, Seen, seen, status_in};
+pub(crate) use leaks::stored;
 pub(crate) use longshore::Longshore;
 pub(crate) use machine::{CgroupDriver, patient};
 pub(crate) use node::Node;

@@ -1,0 +1,216 @@
+//! What happens to what all pods share: server, keeper, containerd, CNI.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use rustix::process::{Pid, Signal, kill_process};
+use tonic::{Code, Status};
+
+use super::figures::Op;
+use super::{Chance, Stage};
+use crate::harness::{patient, wait_until};
+
+/// The bridge plugin, which fails for as long as a file says so: before or after the work.
+pub(super) const BRIDGE: &str = "#!/bin/sh\nreal=${LONGSHORE_TEST_CNI:-/usr/lib/cni}/bridge\n\
+    fail() { echo '{\"cniVersion\":\"0.4.0\",\"code\":11,\"msg\":\"out of ropes\"}'; exit 1; }\n\
+    case \"$(cat {folder}/cni-fails 2>/dev/null)\" in\n\
+    *before-$CNI_COMMAND*) fail ;;\n\
+    *after-$CNI_COMMAND*) \"$real\" >/dev/null; fail ;;\nesac\nexec \"$real\"\n";
+
+/// What is disturbed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Fault {
+    KillServer,
+    EndServer,
+    KillKeeper,
+    KillContainerd,
+    StopContainerd,
+    KillBoth,
+    FailCni,
+}
+
+const KINDS: usize = 7;
+/// Before the half of the time, and after it.
+const ALL: [(Fault, u64); KINDS] = [
+    (Fault::KillServer, 8),
+    (Fault::EndServer, 3),
+    (Fault::KillKeeper, 3),
+    (Fault::KillContainerd, 3),
+    (Fault::StopContainerd, 3),
+    (Fault::KillBoth, 2),
+    (Fault::FailCni, 4),
+];
+const SPARING: [(Fault, u64); 3] =
+    [(Fault::KillContainerd, 3), (Fault::StopContainerd, 3), (Fault::FailCni, 4)];
+
+/// Whose generator it is.
+const FAULTS: u64 = 1_000_000;
+
+/// Codes that are wrong whatever fails: they say something about the object, or the request.
+const NEVER: [Code; 6] = [
+    Code::NotFound,
+    Code::InvalidArgument,
+    Code::Unimplemented,
+    Code::OutOfRange,
+    Code::PermissionDenied,
+    Code::DataLoss,
+];
+
+/// How often each began and ended.
+#[derive(Default)]
+pub(super) struct Faults {
+    begun: [AtomicU64; KINDS],
+    ended: [AtomicU64; KINDS],
+}
+
+/// What had ended at some time.
+pub(super) struct Mark([u64; KINDS]);
+
+impl Faults {
+    /// Remembers what has happened; faults that go on have not.
+    pub(super) fn mark(&self) -> Mark {
+        Mark(std::array::from_fn(|kind| self.ended[kind].load(Ordering::SeqCst)))
+    }
+
+    /// Whether something has been disturbed since `before` that the call needs.
+    pub(super) fn excuse(&self, op: Op, before: &Mark, error: &Status) -> bool {
+        let disturbed = ALL.iter().any(|(fault, _)| fault.disturbs(op) && self.has_happened(*fault, before));
+        disturbed && !NEVER.contains(&error.code())
+    }
+
+    /// Whether one has happened since `before`, or goes on.
+    pub(super) fn has_happened(&self, fault: Fault, before: &Mark) -> bool {
+        self.begun[fault as usize].load(Ordering::SeqCst) > before.0[fault as usize]
+    }
+
+    /// Whether any has happened since `before`, or goes on.
+    pub(super) fn any_since(&self, before: &Mark) -> bool {
+        ALL.iter().any(|(fault, _)| self.has_happened(*fault, before))
+    }
+
+    /// Whether neither server nor keeper is being killed right now.
+    pub(super) fn spares_server(&self) -> bool {
+        let now = self.mark();
+        let kills = [Fault::KillServer, Fault::EndServer, Fault::KillKeeper, Fault::KillBoth];
+        !kills.iter().any(|fault| self.has_happened(*fault, &now))
+    }
+
+    /// How often containerd has died or dies.
+    pub(super) fn containerd_deaths(&self) -> u64 {
+        let deaths = |fault: Fault| self.begun[fault as usize].load(Ordering::SeqCst);
+        deaths(Fault::KillContainerd) + deaths(Fault::KillBoth)
+    }
+}
+
+impl Fault {
+    /// Whether a call may fail of it.
+    fn disturbs(self, op: Op) -> bool {
+        match self {
+            Fault::FailCni => matches!(op, Op::RunPod | Op::StopPod | Op::RemovePod),
+            Fault::KillKeeper => matches!(op, Op::Create | Op::Start | Op::Exec | Op::Reopen | Op::Remove),
+            _ => true,
+        }
+    }
+}
+
+/// Who disturbs.
+pub(super) struct Disturbance {
+    stage: Arc<Stage>,
+}
+
+impl Disturbance {
+    pub(super) fn new(stage: Arc<Stage>) -> Disturbance {
+        Disturbance { stage }
+    }
+
+    /// One fault after the other until the time is over. When each is planned follows from
+    /// the seed, and so which it is.
+    pub(super) async fn run(self) {
+        let stage = &self.stage;
+        let mut planned = Duration::from_secs(3);
+        for number in 0.. {
+            let mut chance = Chance::of(stage.plan.seed, FAULTS, number);
+            planned += Duration::from_millis(4_000 + chance.below(14_000)).min(stage.plan.length / 4);
+            let spares = planned * 2 > stage.plan.length;
+            let fault = chance.pick(if spares { &SPARING[..] } else { &ALL[..] });
+            // The first is always the one that a server must be best prepared for.
+            let fault = if number == 0 { Fault::KillServer } else { fault };
+            stage.sleep(planned.saturating_sub(stage.begun.elapsed())).await;
+            if stage.is_over() {
+                return;
+            }
+            let _working = stage.work.read().await;
+            stage.faults.begun[fault as usize].fetch_add(1, Ordering::SeqCst);
+            let begun = Instant::now();
+            self.disturb(fault, &mut chance).await;
+            self.wait_until_well().await;
+            stage.faults.ended[fault as usize].fetch_add(1, Ordering::SeqCst);
+            stage.figures.fault(fault, begun.elapsed());
+        }
+    }
+
+    async fn disturb(&self, fault: Fault, chance: &mut Chance) {
+        let (longshore, containerd) = (self.stage.node.longshore(), self.stage.node.containerd());
+        let while_away = Duration::from_millis(chance.below(3_000));
+        match fault {
+            Fault::KillServer => {
+                longshore.kill().await;
+                tokio::time::sleep(while_away).await;
+                longshore.start().await;
+            }
+            Fault::EndServer => {
+                longshore.terminate().await;
+                tokio::time::sleep(while_away).await;
+                longshore.start().await;
+            }
+            Fault::KillKeeper => {
+                // There is none where no container has run yet.
+                let Some(keeper) = longshore.find_keeper() else { return };
+                signal(keeper, Signal::KILL);
+                tokio::time::sleep(while_away).await;
+            }
+            Fault::KillContainerd => {
+                containerd.kill().await;
+                tokio::time::sleep(while_away).await;
+                containerd.start().await;
+            }
+            Fault::StopContainerd => {
+                let pid = containerd.pid();
+                signal(pid, Signal::STOP);
+                tokio::time::sleep(Duration::from_secs(1) + while_away * 2).await;
+                signal(pid, Signal::CONT);
+            }
+            Fault::KillBoth => {
+                tokio::join!(longshore.kill(), containerd.kill());
+                tokio::time::sleep(while_away).await;
+                tokio::join!(longshore.start(), containerd.start());
+            }
+            Fault::FailCni => {
+                let file = self.stage.node.place().path("cni-fails");
+                let when = ["before-ADD", "after-ADD", "before-DEL", "after-DEL", "before-ADD before-DEL"];
+                std::fs::write(&file, when[chance.below(when.len() as u64) as usize]).expect("a file");
+                tokio::time::sleep(Duration::from_secs(2) + while_away * 2).await;
+                std::fs::remove_file(&file).expect("removed");
+            }
+        }
+    }
+
+    /// The server is there, and so is containerd; it knows all pods again.
+    async fn wait_until_well(&self) {
+        let node = &self.stage.node;
+        let limit = patient(Duration::from_secs(120));
+        let well = wait_until("a node that is well again", async || {
+            node.condition("RuntimeReady").await.unwrap_or(false)
+                && node.condition("NetworkReady").await.unwrap_or(false)
+                && node.pods().await.is_ok()
+        });
+        tokio::time::timeout(limit, well).await.expect("the node is well again");
+    }
+}
+
+/// Sends a signal to somebody else's process.
+pub(super) fn signal(pid: u32, signal: Signal) {
+    let pid = Pid::from_raw(pid.cast_signed()).expect("a process");
+    let _ = kill_process(pid, signal);
+}

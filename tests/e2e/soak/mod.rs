@@ -1,0 +1,327 @@
+//! Hours of a node in a minute or an hour: what kubelets do, at random, on many pods, while
+//! everything around the server fails at random, too. Nothing is lost, nothing wrong is
+//! told, nothing is left, and the server does not grow.
+//!
+//! ```text
+//! worker 0 … n   each is a kubelet for some pods of its own: it wants them, does one thing
+//!                after another to them, and after an error looks and tries again (work.rs)
+//! faults         kills and stops whatever all pods share (faults.rs); what belongs to one
+//!                pod (shim, pause, process, task) is killed by the pod's worker (harm.rs)
+//! audit          holds everybody up now and then, and compares what the server says with
+//!                what the workers know, containerd, the kernel and CNI (audit.rs)
+//! figures        counts, and measures memory and descriptors (figures.rs)
+//! ```
+//! What is done and what fails follows from the seed alone: the n-th step of a worker, and
+//! the n-th fault, have generators of their own, and take nothing from states or times.
+//! Until half of the time is over server and keeper are killed, too; then they live to the
+//! end, so that what a life loses adds up to something that is seen.
+//!
+//! `LONGSHORE_SOAK_SECONDS` says how long (20), `LONGSHORE_SOAK_PODS` how many pods at most
+//! (6), `LONGSHORE_SOAK_SEED` what chance begins with, and `LONGSHORE_SOAK_LOGS` a folder for
+//! the logs. `make soak` is an hour with 99 pods.
+
+mod audit;
+mod faults;
+mod figures;
+mod harm;
+mod model;
+mod steps;
+mod work;
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use faults::{Disturbance, Faults};
+use figures::{Figures, Op};
+use longshore::proto::cri::ContainerEventType;
+use tokio::sync::{Mutex, RwLock};
+use tokio::task::{JoinSet, LocalSet};
+use tonic::Status;
+use work::Worker;
+
+use crate::harness::images::{BUSYBOX, Image};
+use crate::harness::{Builder, Node, Server, cni};
+
+/// How often a worker tries again what failed while something was disturbed.
+const RETRY: Duration = Duration::from_millis(300);
+/// Pods of one worker, about.
+const PODS_OF_WORKER: u64 = 9;
+/// Images that each worker pulls and removes.
+const IMAGES: u64 = 3;
+
+/// Numbers that look like chance.
+struct Chance(u64);
+
+impl Chance {
+    /// One of its own for the `number`th of `whose`.
+    fn of(seed: u64, whose: u64, number: u64) -> Chance {
+        let mut chance = Chance(seed ^ whose.wrapping_mul(0x9e37_79b9_7f4a_7c15));
+        chance.0 = chance.0.wrapping_add(number.wrapping_mul(0xd134_2543_de82_ef95));
+        // Neighbours begin alike.
+        for _ in 0..4 {
+            chance.below(2);
+        }
+        chance
+    }
+
+    /// A number below `end`; Knuth's generator, whose high bits are the good ones.
+    fn below(&mut self, end: u64) -> u64 {
+        self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (self.0 >> 33) % end
+    }
+
+    /// Whether it is one in `number`.
+    fn one_in(&mut self, number: u64) -> bool {
+        self.below(number) == 0
+    }
+
+    /// One of these, the more often the heavier.
+    fn pick<T: Copy>(&mut self, weighted: &[(T, u64)]) -> T {
+        let mut at = self.below(weighted.iter().map(|(_, weight)| weight).sum());
+        for (value, weight) in weighted {
+            if at < *weight {
+                return *value;
+            }
+            at -= weight;
+        }
+        unreachable!("below the sum of all")
+    }
+}
+
+/// What is to be done.
+#[derive(Clone, Copy)]
+struct Plan {
+    seed: u64,
+    length: Duration,
+    workers: u64,
+    /// Pods of each worker.
+    slots: u64,
+}
+
+impl Plan {
+    fn from_env() -> Plan {
+        let number = |variable: &str| {
+            let text = std::env::var(variable).ok().filter(|text| !text.is_empty());
+            text.map(|text| {
+                text.parse::<u64>().unwrap_or_else(|_| panic!("{variable}={text:?} is no number"))
+            })
+        };
+        let pods = number("LONGSHORE_SOAK_PODS").unwrap_or(6);
+        let workers = pods.div_ceil(PODS_OF_WORKER).max(2);
+        let mut random = [0; 4];
+        getrandom::fill(&mut random).expect("randomness");
+        Plan {
+            seed: number("LONGSHORE_SOAK_SEED").unwrap_or_else(|| u32::from_ne_bytes(random).into()),
+            length: Duration::from_secs(number("LONGSHORE_SOAK_SECONDS").unwrap_or(20)),
+            workers,
+            slots: pods.div_ceil(workers),
+        }
+    }
+
+    /// The command that repeats it.
+    fn command(&self) -> String {
+        format!(
+            "LONGSHORE_SOAK_SEED={} LONGSHORE_SOAK_SECONDS={} LONGSHORE_SOAK_PODS={} make soak",
+            self.seed,
+            self.length.as_secs(),
+            self.workers * self.slots
+        )
+    }
+}
+
+/// What all have in common.
+struct Stage {
+    node: Node,
+    plan: Plan,
+    has_crun: bool,
+    begun: Instant,
+    faults: Faults,
+    figures: Figures,
+    /// Held for reading by who works or disturbs, for writing by who compares.
+    work: RwLock<()>,
+    /// The last event of each pod and container, in this life of the server.
+    told: std::sync::Mutex<BTreeMap<String, ContainerEventType>>,
+    over: AtomicBool,
+}
+
+impl Stage {
+    fn is_over(&self) -> bool {
+        self.over.load(Ordering::Relaxed) || self.begun.elapsed() >= self.plan.length
+    }
+
+    /// Sleeps, unless the time is over before.
+    async fn sleep(&self, time: Duration) {
+        let rest = self.plan.length.saturating_sub(self.begun.elapsed());
+        tokio::time::sleep(time.min(rest)).await;
+    }
+
+    /// Makes a call and counts it. Nothing if it failed while it might: where something was
+    /// disturbed that it needs.
+    async fn call<T>(&self, op: Op, what: &str, call: impl Future<Output = Result<T, Status>>) -> Option<T> {
+        let before = self.faults.mark();
+        match call.await {
+            Ok(answer) => {
+                self.figures.done(op);
+                Some(answer)
+            }
+            Err(error) if self.faults.excuse(op, &before, &error) => {
+                self.figures.excused(op, error.code());
+                tokio::time::sleep(RETRY).await;
+                None
+            }
+            Err(error) => panic!("{op:?} of {what}, undisturbed or not: {error:?}"),
+        }
+    }
+
+    /// Makes a call again and again, for as long as it may fail.
+    async fn done<T>(&self, op: Op, what: &str, mut call: impl AsyncFnMut() -> Result<T, Status>) -> T {
+        loop {
+            if let Some(answer) = self.call(op, what, call()).await {
+                return answer;
+            }
+        }
+    }
+}
+
+fn has_crun() -> bool {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    std::env::split_paths(&path).any(|folder| folder.join("crun").is_file())
+}
+
+/// The node: a CNI plugin that can be told to fail, and another OCI runtime where there is one.
+fn builder<'a>(has_crun: bool) -> Builder<'a> {
+    let mut builder = Node::with(Server::Longshore).cni(cni::usual()).plugin("bridge", faults::BRIDGE);
+    if std::env::var_os("LONGSHORE_TEST_LOG").is_none() {
+        builder = builder.config("[log]\nlevel = \"info\"\n");
+    }
+    if has_crun {
+        let handler = "[runtime.handlers.crun.options]\nBinaryName = \"{folder}/crun-here\"\nRoot = \"{folder}/crun\"\n";
+        builder = builder.config(handler).before(|place| {
+            // crun takes no host with controllers in both versions of cgroups: it must not
+            // see the second.
+            let both = "/sys/fs/cgroup/unified";
+            let text = format!(
+                "#!/bin/sh\nif [ -d {both} ]; then\n    exec unshare -m sh -c 'umount {both}; exec crun \"$@\"' crun \"$@\"\nfi\nexec crun \"$@\"\n"
+            );
+            let path = place.path("crun-here");
+            std::fs::write(&path, text).expect("a program");
+            let mode = std::os::unix::fs::PermissionsExt::from_mode(0o755);
+            std::fs::set_permissions(&path, mode).expect("permissions");
+        });
+    }
+    builder
+}
+
+/// A pod with a container has lived: what is made once is there by then.
+async fn warm_up(node: &Node) {
+    let pod = node.pod("first").run().await.expect("a pod");
+    let container = pod.container("c").forever().image_volume(BUSYBOX, "/image").run().await;
+    assert_eq!(container.expect("a container").sh("echo inside").await, "inside");
+    node.remove_all().await;
+    node.assert_nothing_left("before anything").await;
+}
+
+/// CTR, SBX, REC, EVT, LOG: all of it at once.
+#[tokio::test]
+async fn random_work_with_random_faults() {
+    let plan = Plan::from_env();
+    println!("seed {}: {} workers with {} pods each", plan.seed, plan.workers, plan.slots);
+    let has_crun = has_crun();
+    let node = builder(has_crun).start().await;
+    node.ensure_image(BUSYBOX).await.expect("an image");
+    for worker in 0..plan.workers {
+        for number in 0..IMAGES {
+            let image = Image::empty().file("base", b"the same").file("own", worker.to_string().as_bytes());
+            let image = image.file("more", format!("{worker} {number}").as_bytes());
+            node.registry().push(&format!("soak-{worker}-{number}:1"), &image);
+        }
+    }
+    warm_up(&node).await;
+    let before = audit::Kept::of(&node).await;
+
+    let stage = Arc::new(Stage {
+        node,
+        plan,
+        has_crun,
+        begun: Instant::now(),
+        faults: Faults::default(),
+        figures: Figures::default(),
+        work: RwLock::new(()),
+        told: std::sync::Mutex::default(),
+        over: AtomicBool::new(false),
+    });
+    let workers: Vec<_> =
+        (0..plan.workers).map(|number| Arc::new(Mutex::new(Worker::new(number, &stage)))).collect();
+    let ended = LocalSet::new().run_until(run(&stage, &workers)).await;
+    keep_logs(&stage);
+    if let Err(why) = ended {
+        println!("{}", stage.figures.table());
+        panic!("seed {}: {why}\nagain: {}", plan.seed, plan.command());
+    }
+    drop(workers);
+    let stage = Arc::into_inner(stage).expect("nobody works any more");
+    finish(stage, before).await;
+}
+
+/// All at the same time, until the time is over or something is wrong.
+async fn run(stage: &Arc<Stage>, workers: &[Arc<Mutex<Worker>>]) -> Result<(), String> {
+    let mut all = JoinSet::new();
+    for worker in workers {
+        all.spawn_local(work::run(stage.clone(), worker.clone()));
+    }
+    all.spawn_local(Disturbance::new(stage.clone()).run());
+    all.spawn_local(audit::run(stage.clone(), workers.to_vec()));
+    all.spawn_local(figures::sample(stage.clone()));
+    let events = tokio::task::spawn_local(audit::watch_events(stage.clone()));
+    let mut failure = None;
+    while let Some(ended) = all.join_next().await {
+        if let Err(panic) = ended
+            && !panic.is_cancelled()
+        {
+            failure.get_or_insert(text_of(panic));
+            stage.over.store(true, Ordering::Relaxed);
+            all.abort_all();
+        }
+    }
+    if failure.is_none() {
+        stage.node.remove_all().await;
+        audit::assert_told_to_the_end(stage).await;
+    }
+    events.abort();
+    if let Err(panic) = events.await
+        && !panic.is_cancelled()
+    {
+        failure.get_or_insert(text_of(panic));
+    }
+    failure.map_or(Ok(()), Err)
+}
+
+fn text_of(panic: tokio::task::JoinError) -> String {
+    let payload = panic.into_panic();
+    let text = payload.downcast_ref::<String>().map(String::as_str);
+    text.or_else(|| payload.downcast_ref::<&str>().copied()).unwrap_or("a panic").to_owned()
+}
+
+fn keep_logs(stage: &Stage) {
+    let Some(folder) = std::env::var_os("LONGSHORE_SOAK_LOGS") else { return };
+    for (name, log) in
+        [("longshore.log", stage.node.longshore().log()), ("containerd.log", stage.node.containerd().log())]
+    {
+        let _ = std::fs::write(std::path::Path::new(&folder).join(name), log);
+    }
+}
+
+/// Everything is removed; nothing is left.
+async fn finish(stage: Stage, before: audit::Kept) {
+    let Stage { node, figures, plan, .. } = stage;
+    let report = async {
+        node.assert_nothing_left("with all pods removed").await;
+        before.assert_same(&node).await;
+        node.finish().await;
+    };
+    println!("{}", figures.table());
+    println!("seed {}; again: {}", plan.seed, plan.command());
+    report.await;
+}
