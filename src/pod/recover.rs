@@ -112,7 +112,8 @@ impl Pods {
         Ok(things.map(|thing| thing.id).collect())
     }
 
-    /// A pod from its record: READY exactly if pause runs (REC-04).
+    /// A pod from its record: READY exactly if pause runs (REC-04). One that was cut off is
+    /// not, whatever of it runs: it has no network, and is about to be rolled back.
     pub(super) async fn load_pod(
         &self,
         record: &ContainerRecord,
@@ -128,13 +129,13 @@ impl Pods {
         let running = task.filter(|task| may_run(task));
         // After a reboot, or a stop before the last end of the server (SBX-50).
         let network_gone = running.is_none() && !netns::is_alive(Path::new(&metadata.netns_path)).await;
+        let is_cut_off = record.labels.get(CREATING_LABEL).is_some_and(|value| value == "true");
         let status = pod::Status {
-            ready: running.is_some(),
+            ready: running.is_some() && !is_cut_off,
             pid: running.map_or(0, |task| task.pid),
             network_gone,
             stopped: false,
         };
-        let is_cut_off = record.labels.get(CREATING_LABEL).is_some_and(|value| value == "true");
         let was_stopped = task.is_none() && network_gone;
         let pod = Arc::new(Pod::new(metadata, record.created_at, status));
         // Nobody has heard of one that was cut off.

@@ -169,7 +169,13 @@ async fn a_pod_that_was_cut_off_is_rolled_back() {
     running.await.expect("no panic").expect_err("the server is gone");
     std::fs::write(node.place().path("gone-on"), "").expect("a file");
     node.longshore().start().await;
-    wait_until("the end of the cut-off pod", async || node.pods().await.expect("pods").is_empty()).await;
+    wait_until("the end of the cut-off pod", async || {
+        let pods = node.pods().await.expect("pods");
+        // Its pause runs, but it has no network.
+        assert!(pods.iter().all(|pod| pod.state == 1), "READY: {pods:?}");
+        pods.is_empty()
+    })
+    .await;
     // The kubelet's next attempt.
     let pod = node.pod("a").run().await.expect("a pod");
     pod.remove().await.expect("removed");
