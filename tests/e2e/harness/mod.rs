@@ -27,6 +27,7 @@
 mod behind;
 mod beside;
 mod builder;
+mod chance;
 pub(crate) mod cni;
 mod container;
 mod containerd;
@@ -51,6 +52,7 @@ use std::time::{Duration, Instant};
 
 pub(crate) use beside::Beside;
 pub(crate) use builder::{Builder, Server};
+pub(crate) use chance::Chance;
 pub(crate) use container::{Container, ContainerBuilder, LogEntry, image_mount};
 pub(crate) use containerd::{Containerd, Version, fetched_containerd, prefer_newest_containerd};
 pub(crate) use cri::Cri;

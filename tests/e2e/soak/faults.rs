@@ -7,9 +7,9 @@ use std::time::{Duration, Instant};
 use rustix::process::{Pid, Signal, kill_process};
 use tonic::{Code, Status};
 
+use super::Stage;
 use super::figures::Op;
-use super::{Chance, Stage};
-use crate::harness::{patient, wait_until};
+use crate::harness::{Chance, patient, wait_until};
 
 /// The bridge plugin, which fails for as long as a file says so: before or after the work.
 pub(super) const BRIDGE: &str = "#!/bin/sh\nreal=${LONGSHORE_TEST_CNI:-/usr/lib/cni}/bridge\n\

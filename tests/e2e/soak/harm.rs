@@ -5,12 +5,11 @@ use containerd_client::services::v1::{DeleteTaskRequest, KillRequest};
 use rustix::process::Signal;
 use tonic::{Code, Request};
 
-use super::Chance;
 use super::faults::signal;
 use super::figures::Op;
 use super::model::{KILLED, UNKNOWN};
 use super::work::{Patience, Worker};
-use crate::harness::procfs;
+use crate::harness::{Chance, procfs};
 
 fn in_namespace<T>(message: T) -> Request<T> {
     let mut request = Request::new(message);

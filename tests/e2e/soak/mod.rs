@@ -51,45 +51,6 @@ const PODS_OF_WORKER: u64 = 9;
 /// Images that each worker pulls and removes.
 const IMAGES: u64 = 3;
 
-/// Numbers that look like chance.
-struct Chance(u64);
-
-impl Chance {
-    /// One of its own for the `number`th of `whose`.
-    fn of(seed: u64, whose: u64, number: u64) -> Chance {
-        let mut chance = Chance(seed ^ whose.wrapping_mul(0x9e37_79b9_7f4a_7c15));
-        chance.0 = chance.0.wrapping_add(number.wrapping_mul(0xd134_2543_de82_ef95));
-        // Neighbours begin alike.
-        for _ in 0..4 {
-            chance.below(2);
-        }
-        chance
-    }
-
-    /// A number below `end`; Knuth's generator, whose high bits are the good ones.
-    fn below(&mut self, end: u64) -> u64 {
-        self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-        (self.0 >> 33) % end
-    }
-
-    /// Whether it is one in `number`.
-    fn one_in(&mut self, number: u64) -> bool {
-        self.below(number) == 0
-    }
-
-    /// One of these, the more often the heavier.
-    fn pick<T: Copy>(&mut self, weighted: &[(T, u64)]) -> T {
-        let mut at = self.below(weighted.iter().map(|(_, weight)| weight).sum());
-        for (value, weight) in weighted {
-            if at < *weight {
-                return *value;
-            }
-            at -= weight;
-        }
-        unreachable!("below the sum of all")
-    }
-}
-
 /// What is to be done.
 #[derive(Clone, Copy)]
 struct Plan {

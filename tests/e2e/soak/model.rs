@@ -5,15 +5,16 @@ use std::path::PathBuf;
 
 use longshore::proto::cri::{ContainerState, ContainerStatus, PodSandboxStatus};
 
-use super::Chance;
 use crate::harness::images::BUSYBOX;
-use crate::harness::{Container, ContainerBuilder, Pod, PodBuilder};
+use crate::harness::{Chance, Container, ContainerBuilder, Pod, PodBuilder};
 
 /// Whose generator the pods have.
 const PODS: u64 = 2_000_000;
 /// What SIGKILL is told as, and what nobody knows.
 pub(super) const KILLED: i32 = 137;
 pub(super) const UNKNOWN: i32 = 255;
+/// What is told of a start that failed.
+pub(super) const START_ERROR: i32 = 128;
 
 /// What a container does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

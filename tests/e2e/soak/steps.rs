@@ -6,10 +6,10 @@ use futures_util::future::LocalBoxFuture;
 use longshore::proto::cri::{ContainerStatsFilter, LinuxContainerResources};
 use tonic::{Code, Status};
 
-use super::Chance;
 use super::figures::Op;
 use super::model::Kind;
 use super::work::Worker;
+use crate::harness::Chance;
 use crate::harness::images::REGISTRY;
 
 /// One thing that is done.

@@ -15,11 +15,11 @@ use longshore::proto::cri::{
 use tokio::sync::Mutex;
 use tonic::Code;
 
+use super::Stage;
 use super::figures::Op;
-use super::model::{KILLED, Kind, Known, KnownPod, UNKNOWN, Wanted};
+use super::model::{KILLED, Kind, Known, KnownPod, START_ERROR, UNKNOWN, Wanted};
 use super::steps::Step;
-use super::{Chance, Stage};
-use crate::harness::{Cri, Pod, PodBuilder, patient};
+use crate::harness::{Chance, Cri, Pod, PodBuilder, patient};
 
 /// How long something may take that happens by itself, while nothing is disturbed.
 const LIMIT: Duration = Duration::from_secs(90);
@@ -255,31 +255,27 @@ impl Worker {
         }
     }
 
-    /// StartContainer; says whether it has begun to run.
+    /// StartContainer; says whether it has begun to run. One that was cut off is not tried
+    /// again: the kubelet makes another container.
     async fn start_container(&mut self, slot: usize, number: usize) -> bool {
         let stage = self.stage.clone();
-        loop {
-            let container = self.known(slot, number).container.clone();
-            if stage.call(Op::Start, &container.id, container.start()).await.is_some() {
-                self.known(slot, number).is_started = true;
-                return true;
-            }
-            // A start that was cut off is undone, and shown as one that failed.
-            self.known(slot, number).may_end_with(&[KILLED, UNKNOWN, 128]);
-            let status = stage.done(Op::Status, &container.id, async || container.status().await).await;
-            let known = self.known(slot, number);
-            known.check(&status, stage.faults.containerd_deaths());
-            match status.state() {
-                ContainerState::ContainerCreated => {}
-                ContainerState::ContainerRunning => {
-                    if !matches!(known.kind, Kind::Ends(_)) {
-                        known.may_end.clear();
-                    }
-                    return true;
-                }
-                _ => return false,
-            }
+        let container = self.known(slot, number).container.clone();
+        if stage.call(Op::Start, &container.id, container.start()).await.is_some() {
+            self.known(slot, number).is_started = true;
+            return true;
         }
+        // Undone, it is shown as one that failed.
+        self.known(slot, number).may_end_with(&[KILLED, UNKNOWN, START_ERROR]);
+        let status = stage.done(Op::Status, &container.id, async || container.status().await).await;
+        let known = self.known(slot, number);
+        known.check(&status, stage.faults.containerd_deaths());
+        if status.state() != ContainerState::ContainerRunning {
+            return false;
+        }
+        if !matches!(known.kind, Kind::Ends(_)) {
+            known.may_end.clear();
+        }
+        true
     }
 
     /// A container that must be there.
