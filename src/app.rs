@@ -169,6 +169,7 @@ async fn build(config: Arc<Config>, paths: Paths, flow: Flow) -> anyhow::Result<
         creating: Joins::default(),
         exits: Default::default(),
         deleting: Default::default(),
+        starting_execs: Default::default(),
         mounting: Default::default(),
         containerd,
         config: config.clone(),

@@ -6,7 +6,8 @@
 //! acquires registers its undo ([`Undo`]), which runs in reverse under a deadline of
 //! its own. A retry of a call that still runs joins it ([`Joins`]), as the kubelet
 //! retries with the same name after its deadline (NAM-04). Work that is only worth
-//! doing while someone waits for it is [`Shared`]; [`Keyed`] are locks by name.
+//! doing while someone waits for it is [`Shared`]; [`Keyed`] are locks by name,
+//! and [`Places`] so many at a time.
 
 use std::collections::HashMap;
 use std::future::Future;
@@ -20,9 +21,11 @@ use tokio_util::task::TaskTracker;
 use tracing::{Instrument, Span, warn};
 
 mod keyed;
+mod places;
 mod shared;
 
 pub use keyed::{Keyed, KeyedGuard};
+pub use places::{Place, Places};
 pub use shared::Shared;
 
 use crate::error::{Collected, Error, Result, already_exists, internal, unavailable};

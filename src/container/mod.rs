@@ -32,13 +32,17 @@ use crate::config::{Config, Handler};
 use crate::containerd::Containerd;
 use crate::error::{Result, precondition};
 use crate::events::Events;
-use crate::flow::{Flow, Joins, Keyed};
+use crate::flow::{Flow, Joins, Keyed, Places};
 use crate::ids::{ContainerId, is_id};
 use crate::image::Images;
 use crate::io::Keeper;
 use crate::spec::{Features, Host};
 use crate::state::{Container, Paths, Pod, Store};
 use crate::trace;
+
+/// Exec processes of one pod that are started at a time: its shim starts them one after the
+/// other, and a StopContainer waits there behind them.
+pub const EXEC_STARTS: usize = 4;
 
 /// Everything that the verbs of containers need. Cheap to clone.
 #[derive(Clone)]
@@ -74,6 +78,8 @@ pub struct Inner {
     pub exits: Mutex<HashSet<String>>,
     /// Held, by id, by whoever deletes a task.
     pub deleting: Keyed,
+    /// Taken, by pod, by whoever starts an exec process.
+    pub starting_execs: Places<EXEC_STARTS>,
     /// Held, by pod, by whoever mounts or unmounts image volumes.
     pub mounting: Keyed,
 }

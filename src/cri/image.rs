@@ -4,7 +4,7 @@ use tonic::{Request, Response, Status};
 
 use super::Cri;
 use super::runtime::image_text;
-use super::streams::{ListStream, in_messages};
+use super::streams::ListStream;
 use crate::image::{Image as KnownImage, Pull};
 use crate::proto::cri::image_service_server::ImageService;
 use crate::proto::cri::*;
@@ -49,7 +49,7 @@ impl ImageService for Cri {
     async fn stream_images(&self, request: Request<StreamImagesRequest>) -> Answer<Self::StreamImagesStream> {
         let filter = request.into_inner().filter;
         self.serve("StreamImages", "", async {
-            Ok(in_messages(self.images(filter.as_ref()), |images| StreamImagesResponse { images }))
+            self.lists.in_messages(self.images(filter.as_ref()), |images| StreamImagesResponse { images })
         })
         .await
     }

@@ -2,6 +2,7 @@
 
 mod deadline;
 mod image;
+mod inbound;
 mod metered;
 mod node;
 mod runtime;
@@ -18,7 +19,10 @@ use tonic::{Response, Status};
 use tracing::{Instrument, debug, info};
 
 pub use self::deadline::Deadline;
+use self::inbound::Giants;
+pub use self::inbound::Inbound;
 pub use self::metered::Metered;
+use self::streams::Lists;
 use crate::config::Config;
 use crate::error::{Result, internal, unavailable};
 use crate::pod::{Pods, Recovery};
@@ -38,6 +42,8 @@ pub struct Cri {
     streaming: Streaming,
     config: Arc<Config>,
     node: Arc<node::Node>,
+    giants: Giants,
+    lists: Lists,
 }
 
 impl Cri {
@@ -47,23 +53,33 @@ impl Cri {
     pub fn new(pods: Pods, streaming: Streaming) -> Cri {
         let config = pods.containers.config.clone();
         let stats = Stats::new(pods.clone());
-        Cri { pods, stats, streaming, config, node: Arc::default() }
+        Cri {
+            pods,
+            stats,
+            streaming,
+            config,
+            node: Arc::default(),
+            giants: Giants::default(),
+            lists: Lists::default(),
+        }
     }
 
     /// The RuntimeService.
     #[must_use]
-    pub fn runtime_server(&self) -> Metered<Deadline<RuntimeServiceServer<Cri>>> {
+    pub fn runtime_server(&self) -> Metered<Deadline<Inbound<RuntimeServiceServer<Cri>>>> {
         let server = RuntimeServiceServer::new(self.clone());
         let server = server.max_decoding_message_size(REQUEST_BYTES_MAX);
-        Metered(Deadline(server.max_encoding_message_size(usize::MAX)))
+        let server = server.max_encoding_message_size(usize::MAX);
+        Metered(Deadline(Inbound::new(server, &self.giants)))
     }
 
     /// The ImageService.
     #[must_use]
-    pub fn image_server(&self) -> Metered<Deadline<ImageServiceServer<Cri>>> {
+    pub fn image_server(&self) -> Metered<Deadline<Inbound<ImageServiceServer<Cri>>>> {
         let server = ImageServiceServer::new(self.clone());
         let server = server.max_decoding_message_size(REQUEST_BYTES_MAX);
-        Metered(Deadline(server.max_encoding_message_size(usize::MAX)))
+        let server = server.max_encoding_message_size(usize::MAX);
+        Metered(Deadline(Inbound::new(server, &self.giants)))
     }
 
     /// Fails before everything is known (SVC-07).

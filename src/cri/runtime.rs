@@ -3,7 +3,7 @@
 use tonic::{Request, Response, Status};
 
 use super::status::unbuilt;
-use super::streams::{ListStream, in_messages, of_events};
+use super::streams::{ListStream, of_events};
 use super::{Cri, answer};
 use crate::error::invalid;
 use crate::proto::cri::runtime_service_server::RuntimeService;
@@ -85,7 +85,7 @@ impl RuntimeService for Cri {
         let filter = request.into_inner().filter;
         self.serve("StreamPodSandboxes", "", async {
             let items = self.pods.list(filter.as_ref());
-            Ok(in_messages(items, |pod_sandboxes| StreamPodSandboxesResponse { pod_sandboxes }))
+            self.lists.in_messages(items, |pod_sandboxes| StreamPodSandboxesResponse { pod_sandboxes })
         })
         .await
     }
@@ -153,7 +153,7 @@ impl RuntimeService for Cri {
         let filter = request.into_inner().filter;
         self.serve("StreamContainers", "", async {
             let items = self.pods.containers.list(filter.as_ref());
-            Ok(in_messages(items, |containers| StreamContainersResponse { containers }))
+            self.lists.in_messages(items, |containers| StreamContainersResponse { containers })
         })
         .await
     }
@@ -247,7 +247,7 @@ impl RuntimeService for Cri {
         let filter = request.into_inner().filter;
         self.serve("StreamContainerStats", "", async {
             let items = self.stats.containers(filter.as_ref()).await;
-            Ok(in_messages(items, |container_stats| StreamContainerStatsResponse { container_stats }))
+            self.lists.in_messages(items, |container_stats| StreamContainerStatsResponse { container_stats })
         })
         .await
     }
@@ -284,7 +284,8 @@ impl RuntimeService for Cri {
         let filter = request.into_inner().filter;
         self.serve("StreamPodSandboxStats", "", async {
             let items = self.stats.pods(filter.as_ref()).await;
-            Ok(in_messages(items, |pod_sandbox_stats| StreamPodSandboxStatsResponse { pod_sandbox_stats }))
+            self.lists
+                .in_messages(items, |pod_sandbox_stats| StreamPodSandboxStatsResponse { pod_sandbox_stats })
         })
         .await
     }
@@ -358,9 +359,9 @@ impl RuntimeService for Cri {
     ) -> Answer<Self::StreamPodSandboxMetricsStream> {
         self.serve("StreamPodSandboxMetrics", "", async {
             let items = self.stats.metrics().await;
-            Ok(in_messages(items, |pod_sandbox_metrics| StreamPodSandboxMetricsResponse {
+            self.lists.in_messages(items, |pod_sandbox_metrics| StreamPodSandboxMetricsResponse {
                 pod_sandbox_metrics,
-            }))
+            })
         })
         .await
     }

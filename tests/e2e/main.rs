@@ -25,6 +25,7 @@ mod load;
 mod log_limit;
 mod metrics;
 mod neighbours;
+mod overload;
 mod pull_kills;
 mod reconcile;
 mod restart;

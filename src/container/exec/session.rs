@@ -210,6 +210,11 @@ impl Exec<'_> {
         let talking = async {
             let stdout = open(self.fifos.stdout.as_deref(), false)?;
             let stderr = open(self.fifos.stderr.as_deref(), false)?;
+            let place = tokio::select! {
+                place = self.containers.starting_execs.take(self.container.pod_id.as_str()) => place,
+                () = session.gone.cancelled() => return Err(canceled("the client went away")),
+                () = self.containers.flow.stopping() => return Ok(None),
+            };
             containerd.create_exec(self.request(process)).await?;
             let end = ProcessEnd::new(self.containers.exec_drain_limit());
             // Asked for before the start: the end of a short process is known with it.
@@ -224,6 +229,7 @@ impl Exec<'_> {
                 start.as_mut().poll(cx)
             })
             .await?;
+            drop(place);
             started.cancel();
             self.talk(session, (stdout, stderr), process, &end).await.transpose()
         };

@@ -9,7 +9,7 @@ use tracing::warn;
 use super::START_LIMIT;
 use crate::container::Containers;
 use crate::containerd::{ExecRequest, Exit};
-use crate::error::{Context, Result, canceled, deadline, invalid};
+use crate::error::{Context, Result, canceled, deadline, invalid, unavailable};
 use crate::flow;
 use crate::ids::random_hex;
 use crate::io::capture::{Capture, Output};
@@ -117,7 +117,7 @@ impl Exec<'_> {
         &self,
         command: Vec<String>,
         limit: Option<Duration>,
-        gone: oneshot::Receiver<()>,
+        mut gone: oneshot::Receiver<()>,
     ) -> Result<ExecSyncResponse> {
         let (containers, id) = (self.containers, self.container.id.as_str());
         let capture = Capture::open(self.fifos, containers.config.file.container.exec_sync_bytes_max)?;
@@ -129,8 +129,15 @@ impl Exec<'_> {
             process: containers.exec_spec(self.container, command, false).await?,
             ..ExecRequest::default()
         };
+        let place = tokio::select! {
+            place = containers.starting_execs.take(self.container.pod_id.as_str()) => place,
+            _ = &mut gone => return Err(canceled("the client went away")),
+            () = containers.flow.stopping() => return Err(unavailable("the server is stopping")),
+        };
         containers.containerd.create_exec(request).await?;
-        let ended = match containers.containerd.start_process(id, self.exec_id, START_LIMIT).await {
+        let started = containers.containerd.start_process(id, self.exec_id, START_LIMIT).await;
+        drop(place);
+        let ended = match started {
             Ok(_) => self.end(capture, limit, gone).await,
             Err(error) => Err(error),
         };

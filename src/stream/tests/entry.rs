@@ -139,6 +139,7 @@ fn no_pods() -> &'static Pods {
             events: Default::default(),
             exits: Default::default(),
             deleting: Default::default(),
+            starting_execs: Default::default(),
             mounting: Default::default(),
             containerd,
             config: config.clone(),

@@ -1,0 +1,213 @@
+//! How much of requests is in memory while they arrive.
+//!
+//! A request may have 16 MiB, and a client may send many at once. The first part of each
+//! comes in at once, which is all of nearly every request and of every StopContainer and
+//! Status: these wait for nobody. For the rest of a giant there are a few places; a giant
+//! without one is not read on, and its client's connection holds it back. Who has a place
+//! and does not send loses it.
+
+use std::convert::Infallible;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{Request, Response};
+use hyper::body::{Body as HttpBody, Frame, SizeHint};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::Sleep;
+use tonic::Status;
+use tonic::body::Body;
+use tonic::codegen::Service;
+use tonic::server::NamedService;
+
+/// What of each request comes in without a place.
+const FREE_BYTES: usize = 256 << 10;
+/// Giants that come in at a time.
+const GIANTS: usize = 4;
+/// How long a giant may take once it has a place.
+const LIMIT: Duration = Duration::from_secs(30);
+
+/// The places of giants. Clones share them.
+#[derive(Clone, Debug)]
+pub(super) struct Giants(Arc<Semaphore>);
+
+impl Default for Giants {
+    fn default() -> Giants {
+        Giants(Arc::new(Semaphore::new(GIANTS)))
+    }
+}
+
+/// A gRPC service whose requests come in within bounds.
+#[derive(Clone, Debug)]
+pub struct Inbound<S> {
+    service: S,
+    giants: Giants,
+}
+
+impl<S> Inbound<S> {
+    pub(super) fn new(service: S, giants: &Giants) -> Inbound<S> {
+        Inbound { service, giants: giants.clone() }
+    }
+}
+
+impl<S: NamedService> NamedService for Inbound<S> {
+    const NAME: &'static str = S::NAME;
+}
+
+impl<S> Service<Request<Body>> for Inbound<S>
+where
+    S: Service<Request<Body>, Response = Response<Body>, Error = Infallible>,
+{
+    type Response = Response<Body>;
+    type Error = Infallible;
+    type Future = S::Future;
+
+    fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        self.service.poll_ready(context)
+    }
+
+    fn call(&mut self, request: Request<Body>) -> Self::Future {
+        let giants = self.giants.clone();
+        self.service.call(request.map(|body| Body::new(Bounded { body, giants, bytes: 0, turn: Turn::None })))
+    }
+}
+
+/// Where a request stands with its place.
+enum Turn {
+    /// It needs none so far.
+    None,
+    Waiting(Pin<Box<dyn Future<Output = Option<OwnedSemaphorePermit>> + Send>>),
+    Has(Option<OwnedSemaphorePermit>, Pin<Box<Sleep>>),
+}
+
+/// A request's body.
+struct Bounded {
+    body: Body,
+    giants: Giants,
+    bytes: usize,
+    turn: Turn,
+}
+
+impl Bounded {
+    /// Ready as soon as more may be read.
+    fn poll_turn(&mut self, context: &mut Context<'_>) -> Poll<Result<(), Status>> {
+        loop {
+            match &mut self.turn {
+                Turn::None if self.bytes <= FREE_BYTES => return Poll::Ready(Ok(())),
+                Turn::None => {
+                    let places = self.giants.0.clone();
+                    // Never closed.
+                    self.turn = Turn::Waiting(Box::pin(async { places.acquire_owned().await.ok() }));
+                }
+                Turn::Waiting(place) => {
+                    let place = ready!(place.as_mut().poll(context));
+                    self.turn = Turn::Has(place, Box::pin(tokio::time::sleep(LIMIT)));
+                }
+                Turn::Has(place, limit) => {
+                    if limit.as_mut().poll(context).is_pending() {
+                        return Poll::Ready(Ok(()));
+                    }
+                    *place = None;
+                    let message =
+                        format!("a request of more than {FREE_BYTES} bytes took longer than {LIMIT:?}");
+                    return Poll::Ready(Err(Status::deadline_exceeded(message)));
+                }
+            }
+        }
+    }
+}
+
+impl HttpBody for Bounded {
+    type Data = Bytes;
+    type Error = Status;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
+        if let Err(late) = ready!(self.poll_turn(context)) {
+            return Poll::Ready(Some(Err(late)));
+        }
+        let frame = ready!(Pin::new(&mut self.body).poll_frame(context));
+        if let Some(Ok(frame)) = &frame {
+            self.bytes += frame.data_ref().map_or(0, Bytes::len);
+        }
+        Poll::Ready(frame)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use http_body_util::{BodyExt, StreamBody};
+
+    type Sender = tokio::sync::mpsc::UnboundedSender<Result<Frame<Bytes>, Status>>;
+
+    fn request(giants: &Giants) -> (Sender, Bounded) {
+        let (sender, frames) = tokio::sync::mpsc::unbounded_channel();
+        let frames = tokio_stream::wrappers::UnboundedReceiverStream::new(frames);
+        let body = Body::new(StreamBody::new(frames));
+        (sender, Bounded { body, giants: giants.clone(), bytes: 0, turn: Turn::None })
+    }
+
+    fn send(to: &Sender, bytes: usize) {
+        to.send(Ok(Frame::data(Bytes::from(vec![0; bytes])))).expect("it is there");
+    }
+
+    #[tokio::test]
+    async fn a_giant_waits_for_giants_and_others_for_nobody() {
+        let giants = Giants::default();
+        let mut held = Vec::new();
+        for _ in 0..GIANTS {
+            let (sender, mut body) = request(&giants);
+            send(&sender, FREE_BYTES + 1);
+            send(&sender, 1);
+            body.frame().await.expect("a frame").expect("data");
+            body.frame().await.expect("a frame").expect("data");
+            held.push((sender, body));
+        }
+        let (sender, mut small) = request(&giants);
+        send(&sender, FREE_BYTES);
+        drop(sender);
+        assert_eq!(small.collect_len().await, FREE_BYTES);
+        let (sender, mut giant) = request(&giants);
+        send(&sender, FREE_BYTES + 1);
+        send(&sender, 1);
+        drop(sender);
+        giant.frame().await.expect("a frame").expect("the free part");
+        assert!(futures_util::poll!(std::pin::pin!(giant.frame())).is_pending());
+        held.pop();
+        giant.frame().await.expect("a frame").expect("its turn has come");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_has_a_place_and_does_not_send_loses_it() {
+        let giants = Giants::default();
+        let (sender, mut giant) = request(&giants);
+        send(&sender, FREE_BYTES + 1);
+        giant.frame().await.expect("a frame").expect("data");
+        let error = giant.frame().await.expect("an end").expect_err("nothing comes");
+        assert_eq!(error.code(), tonic::Code::DeadlineExceeded);
+        assert_eq!(giants.0.available_permits(), GIANTS);
+    }
+
+    impl Bounded {
+        async fn collect_len(&mut self) -> usize {
+            let mut bytes = 0;
+            while let Some(frame) = self.frame().await {
+                bytes += frame.expect("data").data_ref().map_or(0, Bytes::len);
+            }
+            bytes
+        }
+    }
+}
