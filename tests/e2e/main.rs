@@ -29,6 +29,7 @@ mod overload;
 mod pull_kills;
 mod reconcile;
 mod restart;
+mod secrets;
 mod smoke;
 mod soak;
 mod stats;
