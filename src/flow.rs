@@ -58,6 +58,18 @@ impl Flow {
         if self.tasks.is_closed() {
             return Err(unavailable("the server is stopping"));
         }
+        self.conclude(work).await
+    }
+
+    /// The same, but also while the server is stopping: for what running calls wait for.
+    ///
+    /// # Errors
+    /// Those of `work`; Internal if it panicked.
+    pub async fn conclude<T, F>(&self, work: F) -> Result<T>
+    where
+        T: Send + 'static,
+        F: Future<Output = Result<T>> + Send + 'static,
+    {
         match self.tasks.spawn(work.instrument(Span::current())).await {
             Ok(result) => result,
             Err(error) => Err(internal(format!("a bug in longshore: {error}"))),

@@ -34,14 +34,15 @@ impl Containers {
             return;
         }
         let this = self.clone();
-        // Tracked: a server that stops finishes what it has begun to record.
+        // Tracked: a server that stops finishes what it has begun to record, and what its
+        // last calls wait for.
         let flow = self.flow.clone();
         tokio::spawn(async move {
             let id = container.id.to_string();
             let worker = this.clone();
             let span = trace::background("exit", &id);
             span.in_scope(|| worker.tell_of(&container));
-            let handled = flow.detach(async move { worker.handle_exit(&container, exit).await });
+            let handled = flow.conclude(async move { worker.handle_exit(&container, exit).await });
             let done = handled.instrument(span).await;
             if let Err(error) = done {
                 warn!(container = id, %error, "the exit of a container was not handled");

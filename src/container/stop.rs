@@ -2,7 +2,8 @@
 //!
 //! Nothing here runs detached: a client that goes away while the grace period runs ends
 //! the wait, and no SIGKILL follows (CTR-37). Every call has a timer of its own, so a
-//! second one with a shorter grace does not wait for the first (CTR-35).
+//! second one with a shorter grace does not wait for the first (CTR-35). A server that stops
+//! does not wait for grace periods: the client asks the next one.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,7 +11,7 @@ use std::time::Duration;
 use tracing::{debug, info};
 
 use super::Containers;
-use crate::error::{Kind, Result, deadline};
+use crate::error::{Kind, Result, deadline, unavailable};
 use crate::proto::cri::ContainerState;
 use crate::spec::process::signal_number;
 use crate::state::Container;
@@ -30,15 +31,19 @@ impl Containers {
     /// containers are fine (CTR-31).
     ///
     /// # Errors
-    /// DeadlineExceeded when it survives SIGKILL; those of containerd.
+    /// DeadlineExceeded when it survives SIGKILL; Unavailable when the server stops; those of
+    /// containerd.
     pub async fn stop(&self, id: &str, grace_s: i64) -> Result<()> {
         let container = match self.store.container(id) {
             Err(error) if error.is_not_found() => return Ok(()),
             other => other?,
         };
-        self.stop_container(&container, grace_s)
-            .await
-            .map_err(|error| error.context(format!("stop container {id}")))
+        let stopped = tokio::select! {
+            biased;
+            stopped = self.stop_container(&container, grace_s) => stopped,
+            () = self.flow.stopping() => Err(unavailable("the server is stopping")),
+        };
+        stopped.map_err(|error| error.context(format!("stop container {id}")))
     }
 
     pub(crate) async fn stop_container(&self, container: &Arc<Container>, grace_s: i64) -> Result<()> {

@@ -18,6 +18,7 @@ mod debugging;
 mod events;
 mod explain;
 mod faults;
+mod fuzz;
 mod handlers;
 mod harness_check;
 mod image_volumes;

@@ -13,6 +13,9 @@ const PODS: u64 = 2_000_000;
 /// What SIGKILL is told as, and what nobody knows.
 pub(super) const KILLED: i32 = 137;
 pub(super) const UNKNOWN: i32 = 255;
+/// How runc's own first process ends that gets SIGTERM before it has become the container's:
+/// Go cannot die of a signal as process 1, and exits with this.
+pub(super) const EARLY_TERM: i32 = 2;
 /// What is told of a start that failed.
 pub(super) const START_ERROR: i32 = 128;
 

@@ -232,6 +232,7 @@ impl Worker {
         let at = number as usize % self.pod(slot).containers.len();
         let container = self.known(slot, at).container.clone();
         let known = self.known(slot, at);
+        known.may_end_with(&[super::model::EARLY_TERM]);
         match known.kind {
             Kind::Obeys(code) => known.may_end_with(&[code, super::model::KILLED]),
             _ => known.may_end_with(&[super::model::KILLED]),
@@ -261,7 +262,7 @@ impl Worker {
             }
             1 => {
                 let known = self.known(slot, at);
-                known.may_end_with(&[super::model::KILLED]);
+                known.may_end_with(&[super::model::KILLED, super::model::EARLY_TERM]);
                 if let Kind::Obeys(code) = known.kind {
                     known.may_end_with(&[code]);
                 }

@@ -17,7 +17,7 @@ use tonic::Code;
 
 use super::Stage;
 use super::figures::Op;
-use super::model::{KILLED, Kind, Known, KnownPod, START_ERROR, UNKNOWN, Wanted};
+use super::model::{EARLY_TERM, KILLED, Kind, Known, KnownPod, START_ERROR, UNKNOWN, Wanted};
 use super::steps::Step;
 use crate::harness::{Chance, Cri, Pod, PodBuilder, patient};
 
@@ -320,6 +320,9 @@ impl Worker {
         }
         known.is_ready |= known.container.log().await.contains("ready");
         let in_time = grace >= 10 && known.is_ready;
+        if !known.is_ready && grace > 0 {
+            known.may_end_with(&[EARLY_TERM]);
+        }
         match known.kind {
             Kind::Obeys(code) if in_time => known.may_end_with(&[code]),
             Kind::Obeys(code) => known.may_end_with(&[code, KILLED]),
