@@ -386,7 +386,7 @@ async fn fuzz_calls() {
     });
     sent.await;
 
-    let codes = fuzz.codes.borrow();
+    let codes = fuzz.codes.take();
     let mut by_method: BTreeMap<&str, Vec<String>> = BTreeMap::new();
     for ((method, code), number) in codes.iter() {
         by_method.entry(method).or_default().push(format!("{code} {number}"));

@@ -160,7 +160,10 @@ impl Worker {
         if let Some(container) = stage.call(Op::Create, &pod.id, eater.create()).await {
             let is_started = stage.call(Op::Start, &container.id, container.start()).await.is_some();
             let mut patience = Patience::new(&stage);
-            while is_started {
+            loop {
+                if !is_started {
+                    break;
+                }
                 let status = stage.done(Op::Status, &container.id, async || container.status().await).await;
                 if status.finished_at > 0 {
                     let is_forgotten =

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use futures_util::future::LocalBoxFuture;
 use longshore::proto::cri::{ContainerStatsFilter, LinuxContainerResources};
-use tonic::{Code, Status};
+use tonic::Code;
 
 use super::figures::Op;
 use super::model::Kind;
@@ -297,20 +297,15 @@ impl Worker {
         if self.look_for_pod(slot).await {
             return;
         }
-        loop {
-            let before = stage.faults.mark();
-            let error: Status = match builder.run().await {
-                Ok(_) => break,
-                // It was made between the question and this.
-                Err(error) if error.code() == Code::AlreadyExists => break,
-                Err(error) => error,
-            };
-            assert!(stage.faults.excuse(Op::RunPod, &before, &error), "asked again: {error:?}");
-            stage.figures.excused(Op::RunPod, error.code());
-            if self.look_for_pod(slot).await {
-                return;
+        let before = stage.faults.mark();
+        match builder.run().await {
+            Ok(_) => {}
+            // It was made between the question and this.
+            Err(error) if error.code() == Code::AlreadyExists => {}
+            Err(error) => {
+                assert!(stage.faults.excuse(Op::RunPod, &before, &error), "asked again: {error:?}");
+                stage.figures.excused(Op::RunPod, error.code());
             }
-            return self.run_pod(slot).await;
         }
         if !self.look_for_pod(slot).await {
             self.run_pod(slot).await;
