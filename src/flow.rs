@@ -46,33 +46,40 @@ pub struct Flow {
 }
 
 impl Flow {
-    /// Runs `work` to its end, whatever becomes of the caller, and gives its result.
+    /// Runs `work` to its end, whatever becomes of the caller, and gives its result. It begins
+    /// at once, in the span of the moment: the caller's own future does not have to hold it.
     ///
     /// # Errors
     /// Those of `work`; Internal if it panicked; Unavailable when the server is stopping.
-    pub async fn detach<T, F>(&self, work: F) -> Result<T>
+    pub fn detach<T, F>(&self, work: F) -> impl Future<Output = Result<T>> + Send + use<T, F>
     where
         T: Send + 'static,
         F: Future<Output = Result<T>> + Send + 'static,
     {
-        if self.tasks.is_closed() {
-            return Err(unavailable("the server is stopping"));
+        let running = (!self.tasks.is_closed()).then(|| self.conclude(work));
+        async {
+            match running {
+                Some(running) => running.await,
+                None => Err(unavailable("the server is stopping")),
+            }
         }
-        self.conclude(work).await
     }
 
     /// The same, but also while the server is stopping: for what running calls wait for.
     ///
     /// # Errors
     /// Those of `work`; Internal if it panicked.
-    pub async fn conclude<T, F>(&self, work: F) -> Result<T>
+    pub fn conclude<T, F>(&self, work: F) -> impl Future<Output = Result<T>> + Send + use<T, F>
     where
         T: Send + 'static,
         F: Future<Output = Result<T>> + Send + 'static,
     {
-        match self.tasks.spawn(work.instrument(Span::current())).await {
-            Ok(result) => result,
-            Err(error) => Err(internal(format!("a bug in longshore: {error}"))),
+        let task = self.tasks.spawn(work.instrument(Span::current()));
+        async {
+            match task.await {
+                Ok(result) => result,
+                Err(error) => Err(internal(format!("a bug in longshore: {error}"))),
+            }
         }
     }
 
@@ -267,7 +274,9 @@ impl<T: Clone + Send + Sync + 'static> Joins<T> {
             // ends with the work.
             let span = Span::current();
             tokio::spawn(async move {
-                let ended = flow.detach(work).instrument(span).await;
+                let handled = span.in_scope(|| flow.detach(work));
+                drop(span);
+                let ended = handled.await;
                 publish(&running, &name, ended, abandoned).await;
             });
         }

@@ -7,7 +7,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use tracing::{Instrument, debug, info, warn};
+use tracing::{debug, info, warn};
 
 use super::Containers;
 use super::files::remove_folder;
@@ -41,10 +41,12 @@ impl Containers {
             let id = container.id.to_string();
             let worker = this.clone();
             let span = trace::background("exit", &id);
-            span.in_scope(|| worker.tell_of(&container));
-            let handled = flow.conclude(async move { worker.handle_exit(&container, exit).await });
-            let done = handled.instrument(span).await;
-            if let Err(error) = done {
+            let handled = span.in_scope(|| {
+                worker.tell_of(&container);
+                flow.conclude(async move { worker.handle_exit(&container, exit).await })
+            });
+            drop(span);
+            if let Err(error) = handled.await {
                 warn!(container = id, %error, "the exit of a container was not handled");
             }
             lock(&this.exits).remove(&id);
