@@ -6,6 +6,7 @@ use clap::Args;
 
 use crate::app;
 use crate::config::{Config, Overrides};
+use crate::sys::memory;
 use crate::telemetry;
 
 /// Threads of the async runtime: the work is waiting, not computing.
@@ -67,6 +68,7 @@ impl From<Flags> for Overrides {
 }
 
 pub(super) fn run(arguments: Arguments) -> anyhow::Result<()> {
+    memory::bound();
     let request = app::Serve { config: arguments.config, overrides: arguments.flags.into() };
     let config = Config::load(request.config.as_deref(), &request.overrides)?;
     let (log, exporter) = telemetry::init(&config.log, config.traces.as_ref(), config.trace)?;

@@ -9,6 +9,7 @@ pub mod idmap;
 pub mod inherit;
 pub mod inotify;
 pub mod interfaces;
+pub mod memory;
 pub mod mount;
 pub mod mountinfo;
 pub mod netns;
