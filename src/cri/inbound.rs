@@ -1,14 +1,15 @@
-//! How much of requests is in memory while they arrive.
+//! How much of large requests is in memory at a time.
 //!
-//! A request may have 16 MiB, and a client may send many at once. The first part of each
-//! comes in at once, which is all of nearly every request and of every StopContainer and
-//! Status: these wait for nobody. For the rest of a giant there are a few places; a giant
-//! without one is not read on, and its client's connection holds it back. Who has a place
-//! and does not send loses it.
+//! A request may have 16 MiB, and a client may send many at once; what a call makes of such
+//! a request is several times as large. The first part of each comes in at once, which is
+//! all of nearly every request and of every StopContainer and Status: these wait for nobody.
+//! For the rest of a giant there are a few places, each held until the giant's call has its
+//! answer; a giant without one is not read on, and its client's connection holds it back.
+//! Who has a place and does not send loses it.
 
 use std::convert::Infallible;
 use std::pin::Pin;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
@@ -24,9 +25,9 @@ use tonic::server::NamedService;
 
 /// What of each request comes in without a place.
 const FREE_BYTES: usize = 256 << 10;
-/// Giants that come in at a time.
+/// Giants that come in or are worked on at a time.
 const GIANTS: usize = 4;
-/// How long a giant may take once it has a place.
+/// How long a giant may take to come in once it has a place.
 const LIMIT: Duration = Duration::from_secs(30);
 
 /// The places of giants. Clones share them.
@@ -38,6 +39,9 @@ impl Default for Giants {
         Giants(Arc::new(Semaphore::new(GIANTS)))
     }
 }
+
+/// A giant's place, once it has one: held by its body and by its call.
+type Place = Arc<OnceLock<OwnedSemaphorePermit>>;
 
 /// A gRPC service whose requests come in within bounds.
 #[derive(Clone, Debug)]
@@ -59,18 +63,25 @@ impl<S: NamedService> NamedService for Inbound<S> {
 impl<S> Service<Request<Body>> for Inbound<S>
 where
     S: Service<Request<Body>, Response = Response<Body>, Error = Infallible>,
+    S::Future: Send + 'static,
 {
     type Response = Response<Body>;
     type Error = Infallible;
-    type Future = S::Future;
+    type Future = Pin<Box<dyn Future<Output = Result<Response<Body>, Infallible>> + Send>>;
 
     fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
         self.service.poll_ready(context)
     }
 
     fn call(&mut self, request: Request<Body>) -> Self::Future {
-        let giants = self.giants.clone();
-        self.service.call(request.map(|body| Body::new(Bounded { body, giants, bytes: 0, turn: Turn::None })))
+        let place = Place::default();
+        let bounded = |body| Body::new(Bounded::new(body, &self.giants, &place));
+        let answer = self.service.call(request.map(bounded));
+        Box::pin(async move {
+            let answer = answer.await;
+            drop(place);
+            answer
+        })
     }
 }
 
@@ -79,18 +90,23 @@ enum Turn {
     /// It needs none so far.
     None,
     Waiting(Pin<Box<dyn Future<Output = Option<OwnedSemaphorePermit>> + Send>>),
-    Has(Option<OwnedSemaphorePermit>, Pin<Box<Sleep>>),
+    Has(Pin<Box<Sleep>>),
 }
 
 /// A request's body.
 struct Bounded {
     body: Body,
     giants: Giants,
+    place: Place,
     bytes: usize,
     turn: Turn,
 }
 
 impl Bounded {
+    fn new(body: Body, giants: &Giants, place: &Place) -> Bounded {
+        Bounded { body, giants: giants.clone(), place: place.clone(), bytes: 0, turn: Turn::None }
+    }
+
     /// Ready as soon as more may be read.
     fn poll_turn(&mut self, context: &mut Context<'_>) -> Poll<Result<(), Status>> {
         loop {
@@ -101,15 +117,16 @@ impl Bounded {
                     // Never closed.
                     self.turn = Turn::Waiting(Box::pin(async { places.acquire_owned().await.ok() }));
                 }
-                Turn::Waiting(place) => {
-                    let place = ready!(place.as_mut().poll(context));
-                    self.turn = Turn::Has(place, Box::pin(tokio::time::sleep(LIMIT)));
+                Turn::Waiting(turn) => {
+                    if let Some(permit) = ready!(turn.as_mut().poll(context)) {
+                        self.place.get_or_init(|| permit);
+                    }
+                    self.turn = Turn::Has(Box::pin(tokio::time::sleep(LIMIT)));
                 }
-                Turn::Has(place, limit) => {
+                Turn::Has(limit) => {
                     if limit.as_mut().poll(context).is_pending() {
                         return Poll::Ready(Ok(()));
                     }
-                    *place = None;
                     let message =
                         format!("a request of more than {FREE_BYTES} bytes took longer than {LIMIT:?}");
                     return Poll::Ready(Err(Status::deadline_exceeded(message)));
@@ -157,7 +174,7 @@ mod tests {
         let (sender, frames) = tokio::sync::mpsc::unbounded_channel();
         let frames = tokio_stream::wrappers::UnboundedReceiverStream::new(frames);
         let body = Body::new(StreamBody::new(frames));
-        (sender, Bounded { body, giants: giants.clone(), bytes: 0, turn: Turn::None })
+        (sender, Bounded::new(body, giants, &Place::default()))
     }
 
     fn send(to: &Sender, bytes: usize) {
@@ -190,6 +207,20 @@ mod tests {
         giant.frame().await.expect("a frame").expect("its turn has come");
     }
 
+    #[tokio::test]
+    async fn a_place_is_held_until_the_call_has_its_answer() {
+        let giants = Giants::default();
+        let (sender, mut body) = request(&giants);
+        let call = body.place.clone();
+        send(&sender, FREE_BYTES + 1);
+        drop(sender);
+        assert_eq!(body.collect_len().await, FREE_BYTES + 1);
+        drop(body);
+        assert_eq!(giants.0.available_permits(), GIANTS - 1);
+        drop(call);
+        assert_eq!(giants.0.available_permits(), GIANTS);
+    }
+
     #[tokio::test(start_paused = true)]
     async fn who_has_a_place_and_does_not_send_loses_it() {
         let giants = Giants::default();
@@ -198,6 +229,7 @@ mod tests {
         giant.frame().await.expect("a frame").expect("data");
         let error = giant.frame().await.expect("an end").expect_err("nothing comes");
         assert_eq!(error.code(), tonic::Code::DeadlineExceeded);
+        drop(giant);
         assert_eq!(giants.0.available_permits(), GIANTS);
     }
 

@@ -7,8 +7,8 @@ use std::time::{Duration, Instant};
 use futures_util::future::join_all;
 use longshore::proto::cri::runtime_service_client::RuntimeServiceClient;
 use longshore::proto::cri::{
-    ContainerState, GetEventsRequest, ListContainersRequest, ListPodSandboxRequest, RunPodSandboxRequest,
-    StatusRequest, StreamContainersRequest, VersionRequest,
+    ContainerState, GetEventsRequest, ListContainersRequest, ListPodSandboxRequest, RemovePodSandboxRequest,
+    RunPodSandboxRequest, StatusRequest, StreamContainersRequest, VersionRequest,
 };
 use tokio::net::TcpListener;
 use tokio::sync::mpsc;
@@ -264,6 +264,42 @@ async fn stop_and_status_do_not_wait_behind_pulls_and_execs() {
     pulls.shutdown().await;
     within("StopContainer", busy.stop(0)).await.expect("stopped");
     within("the end of all execs", execs.join_all()).await;
+    node.remove_all().await;
+    node.finish().await;
+}
+
+/// Requests of 15 MiB, many at once: each is answered, a few at a time, and others do not wait
+/// for them.
+#[tokio::test]
+async fn giants_are_taken_a_few_at_a_time() {
+    const GIANTS: usize = 16;
+    const BYTES: usize = 15 << 20;
+    let node = node().await;
+    let pod = node.pod("a").run().await.expect("a pod");
+    let before = node.longshore().peak_rss_kib();
+    let mut giants = JoinSet::new();
+    for number in 0..GIANTS {
+        let mut client = another(node.cri());
+        let giant = node.pod(&format!("giant-{number}"));
+        let request = giant.annotations([("large", "x".repeat(BYTES))]).request();
+        giants.spawn(async move {
+            let made = client.run_pod_sandbox(request).await.expect("a pod").into_inner();
+            // What is there has its room, in containerd, too.
+            let request = RemovePodSandboxRequest { pod_sandbox_id: made.pod_sandbox_id };
+            client.remove_pod_sandbox(request).await.expect("removed");
+        });
+    }
+    let mut looks = 0;
+    while !giants.is_empty() {
+        within("Status", node.status(true)).await.expect("a status");
+        within("PodSandboxStatus", pod.status()).await.expect("a status");
+        looks += 1;
+        if let Ok(Some(ended)) = tokio::time::timeout(Duration::from_millis(20), giants.join_next()).await {
+            ended.expect("no panic");
+        }
+    }
+    println!("{looks} looks meanwhile");
+    assert_small(&node, before);
     node.remove_all().await;
     node.finish().await;
 }
