@@ -1,7 +1,8 @@
 //! So many at a time, by name: the rest waits in order, and others' names do not wait with it.
 //!
-//! As with [`super::Keyed`], the table holds a name only while someone has a place there or
-//! waits for one.
+//! The table holds a name only while someone has a place there or waits for one, so it
+//! cannot grow with the number of names ever used. A waiter that is dropped leaves nothing
+//! behind.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
