@@ -12,6 +12,7 @@ mod proxies;
 mod rdt;
 pub mod runtimes;
 mod telemetry;
+mod validate;
 
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -26,9 +27,6 @@ pub use proxies::Proxies;
 pub use rdt::{RdtClass, RdtClasses};
 pub use runtimes::{CgroupDriver, Handler, NetworkOrder};
 pub use telemetry::{MetricsAddress, TracesConfig};
-
-/// The lowest limit of how fast containers log, where there is one.
-const LOG_RATE_MIN: u64 = 1 << 10;
 
 /// A mistake in the configuration: the key and what is wrong with it.
 #[derive(Debug)]
@@ -222,95 +220,9 @@ impl Config {
             ConfigError(format!("{name}{place}: {}", error.message().replace('\n', " ")))
         })?;
         overrides.lay_over(&mut file);
-        Config::validate(file).map_err(|Problem { key, message }| {
+        validate::config(file).map_err(|Problem { key, message }| {
             let line = locate::line_of_key(text, &key).map(|line| format!(":{line}")).unwrap_or_default();
             ConfigError(format!("{name}{line}: {key}: {message}"))
-        })
-    }
-
-    fn validate(file: File) -> Result<Config, Problem> {
-        if file.version != 1 {
-            return Err(problem("version", "must be 1"));
-        }
-        absolute_paths(&file)?;
-        let log = log_config(&file.log)?;
-        let ip_preference = match file.cni.ip_preference.as_str() {
-            "ipv4" => IpPreference::Ipv4,
-            "ipv6" => IpPreference::Ipv6,
-            "cni" => IpPreference::Cni,
-            _ => return Err(problem("cni.ip_preference", "must be \"ipv4\", \"ipv6\" or \"cni\"")),
-        };
-        let loopback = match file.cni.loopback.as_str() {
-            "internal" => Loopback::Internal,
-            "plugin" => Loopback::Plugin,
-            _ => return Err(problem("cni.loopback", "must be \"internal\" or \"plugin\"")),
-        };
-        let restrict_oom_score_adj = match file.sandbox.restrict_oom_score_adj.as_str() {
-            "yes" => true,
-            "no" => false,
-            "auto" => !crate::sys::process::has_cap_sys_resource(),
-            _ => {
-                return Err(problem("sandbox.restrict_oom_score_adj", "must be \"yes\", \"no\" or \"auto\""));
-            }
-        };
-        let unpacking = match file.image.unpack.as_str() {
-            "auto" => Unpacking::Auto,
-            "containerd" => Unpacking::Containerd,
-            _ => return Err(problem("image.unpack", "must be \"auto\" or \"containerd\"")),
-        };
-        let driver = match file.runtime.cgroup_driver.as_str() {
-            "systemd" => CgroupDriver::Systemd,
-            "cgroupfs" => CgroupDriver::Cgroupfs,
-            "auto" if Path::new("/run/systemd/system").is_dir() => CgroupDriver::Systemd,
-            "auto" => CgroupDriver::Cgroupfs,
-            _ => {
-                return Err(problem(
-                    "runtime.cgroup_driver",
-                    "must be \"systemd\", \"cgroupfs\" or \"auto\"",
-                ));
-            }
-        };
-        let puller = match file.image.puller.as_str() {
-            "auto" => Puller::Auto,
-            "client" => Puller::Client,
-            "transfer" => Puller::Transfer,
-            _ => return Err(problem("image.puller", "must be \"auto\", \"client\" or \"transfer\"")),
-        };
-        bounds(&file)?;
-        let handlers = file
-            .runtime
-            .handlers
-            .iter()
-            .map(|(name, typed)| Handler::new(name, typed, &file.image.snapshotter, driver))
-            .collect::<Result<Vec<_>, _>>()?;
-        let (block_io, rdt) = classes(&file.container)?;
-        let metrics = telemetry::metrics_address(&file.metrics.address)?;
-        let traces = telemetry::traces(&file.traces)?;
-        let trace = telemetry::trace(&file.trace)?;
-        let default_handler = file.runtime.default.clone();
-        if !handlers.iter().any(|handler| handler.name == default_handler) {
-            return Err(problem(
-                "runtime.default",
-                format!("there is no handler {default_handler:?} below runtime.handlers"),
-            ));
-        }
-        Ok(Config {
-            log,
-            handlers,
-            default_handler,
-            ip_preference,
-            loopback,
-            restrict_oom_score_adj,
-            proxies: Proxies::default(),
-            imported: ImportedRegistries::default(),
-            puller,
-            unpacking,
-            block_io,
-            rdt,
-            metrics,
-            traces,
-            trace,
-            file,
         })
     }
 
@@ -364,119 +276,6 @@ impl Overrides {
             file.image.registry_config_dirs.clone_from(&self.registry_config_dirs);
         }
     }
-}
-
-fn log_config(typed: &file::Log) -> Result<LogConfig, Problem> {
-    if !["error", "warn", "info", "debug", "trace"].contains(&typed.level.as_str()) {
-        return Err(problem("log.level", "must be error, warn, info, debug or trace"));
-    }
-    let format = match typed.format.as_str() {
-        "text" => LogFormat::Text,
-        "json" => LogFormat::Json,
-        _ => return Err(problem("log.format", "must be \"text\" or \"json\"")),
-    };
-    Ok(LogConfig { level: typed.level.clone(), format })
-}
-
-/// Reads the files of classes (OCI-45).
-fn classes(section: &file::ContainerSection) -> Result<(Option<BlockIoClasses>, RdtClasses), Problem> {
-    let given = |path: &'_ PathBuf| (!path.as_os_str().is_empty()).then(|| path.clone());
-    let block_io = given(&section.blockio_config_file)
-        .map(|path| BlockIoClasses::read(&path))
-        .transpose()
-        .map_err(|wrong| problem("container.blockio_config_file", wrong))?;
-    let rdt = given(&section.rdt_config_file)
-        .map(|path| rdt::read(&path))
-        .transpose()
-        .map_err(|wrong| problem("container.rdt_config_file", wrong))?;
-    Ok((block_io, rdt.unwrap_or_default()))
-}
-
-fn absolute_paths(file: &File) -> Result<(), Problem> {
-    let singles = [
-        ("root", &file.root),
-        ("state", &file.state),
-        ("server.listen", &file.server.listen),
-        ("containerd.address", &file.containerd.address),
-        ("cni.conf_dir", &file.cni.conf_dir),
-        ("cni.cache_dir", &file.cni.cache_dir),
-        ("cni.netns_dir", &file.cni.netns_dir),
-        ("image.verifier_dir", &file.image.verifier_dir),
-    ];
-    let lists = file
-        .cni
-        .bin_dirs
-        .iter()
-        .map(|path| ("cni.bin_dirs", path))
-        .chain(file.image.registry_config_dirs.iter().map(|path| ("image.registry_config_dirs", path)))
-        .chain(file.container.cdi_spec_dirs.iter().map(|path| ("container.cdi_spec_dirs", path)));
-    for (key, path) in singles.into_iter().chain(lists) {
-        if !path.is_absolute() {
-            return Err(problem(key, format!("{path:?} must be an absolute path")));
-        }
-    }
-    if file.root == file.state {
-        return Err(problem("state", "must be another folder than root"));
-    }
-    // A Unix socket's address has 108 bytes, the last one NUL.
-    for (key, path) in
-        [("server.listen", &file.server.listen), ("containerd.address", &file.containerd.address)]
-    {
-        if path.as_os_str().len() > 107 {
-            return Err(problem(key, "a socket's path has at most 107 bytes"));
-        }
-    }
-    Ok(())
-}
-
-fn bounds(file: &File) -> Result<(), Problem> {
-    if file.containerd.namespace.is_empty()
-        || !file.containerd.namespace.bytes().all(|c| c.is_ascii_alphanumeric() || b"._-".contains(&c))
-    {
-        return Err(problem("containerd.namespace", "must be letters, digits, '.', '_' and '-'"));
-    }
-    if file.server.runtime_name.is_empty() {
-        return Err(problem("server.runtime_name", "must not be empty (SVC-05)"));
-    }
-    if file.image.snapshotter.is_empty() {
-        return Err(problem("image.snapshotter", "must not be empty"));
-    }
-    let unset = file.container.unset_seccomp_profile.as_str();
-    let is_local = unset.strip_prefix("localhost/").is_some_and(|path| Path::new(path).is_absolute());
-    if !["", "RuntimeDefault"].contains(&unset) && !is_local {
-        return Err(problem(
-            "container.unset_seccomp_profile",
-            "must be empty, \"RuntimeDefault\" or \"localhost/\" and an absolute path",
-        ));
-    }
-    let stream = &file.stream;
-    if stream.tls_cert_file.as_os_str().is_empty() != stream.tls_key_file.as_os_str().is_empty() {
-        return Err(problem("stream.tls_cert_file", "goes with stream.tls_key_file: both or neither"));
-    }
-    if stream.tls_self_signed && !stream.tls_cert_file.as_os_str().is_empty() {
-        return Err(problem("stream.tls_self_signed", "excludes stream.tls_cert_file: one certificate"));
-    }
-    if (1..LOG_RATE_MIN).contains(&file.container.log_bytes_per_second_max) {
-        return Err(problem("container.log_bytes_per_second_max", "must be 0 or at least 1024"));
-    }
-    if !(2..=1024).contains(&file.sandbox.selinux_category_range) {
-        return Err(problem("sandbox.selinux_category_range", "must be 2 to 1024"));
-    }
-    let positive = [
-        ("stream.idle_timeout_s", file.stream.idle_timeout_s),
-        ("stream.creation_timeout_s", file.stream.creation_timeout_s),
-        ("containerd.call_timeout_s", file.containerd.call_timeout_s),
-        ("cni.timeout_s", file.cni.timeout_s),
-        ("sandbox.start_timeout_s", file.sandbox.start_timeout_s),
-        ("sandbox.shm_bytes", file.sandbox.shm_bytes),
-        ("image.max_concurrent_downloads", file.image.max_concurrent_downloads as u64),
-    ];
-    for (key, value) in positive {
-        if value == 0 {
-            return Err(problem(key, "must be at least 1"));
-        }
-    }
-    Ok(())
 }
 
 #[cfg(test)]
