@@ -3,68 +3,19 @@
 //! socket, verbose answers. None of it shows up in what longshore writes or sends, but where
 //! it belongs: in containerd's record of the container, and in the answer to who asked.
 
-use std::convert::Infallible;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::Path;
-use std::sync::{Arc, Mutex};
-use std::task::{Context, Poll};
 
-use futures_util::future::BoxFuture;
-use http_body_util::BodyExt;
 use longshore::proto::cri::{AttachRequest, AuthConfig, ExecRequest, PullImageRequest};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpListener, UnixStream};
-use tokio_stream::wrappers::TcpListenerStream;
-use tonic::body::Body;
-use tonic::codegen::Service;
-use tonic::server::NamedService;
+use tokio::net::UnixStream;
 
+use crate::harness::collector::Collector;
 use crate::harness::images::BUSYBOX;
 use crate::harness::{Longshore, Node, Server, procfs, wait_until};
 
 /// What every marked value has in it.
 const MARK: &str = "x7secretq";
-
-/// A collector of traces that keeps what it gets as it is.
-#[derive(Clone, Default)]
-struct Collector(Arc<Mutex<Vec<u8>>>);
-
-impl NamedService for Collector {
-    const NAME: &'static str = "opentelemetry.proto.collector.trace.v1.TraceService";
-}
-
-impl Service<http::Request<Body>> for Collector {
-    type Response = http::Response<Body>;
-    type Error = Infallible;
-    type Future = BoxFuture<'static, Result<Self::Response, Infallible>>;
-
-    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
-        Poll::Ready(Ok(()))
-    }
-
-    fn call(&mut self, request: http::Request<Body>) -> Self::Future {
-        let kept = self.0.clone();
-        Box::pin(async move {
-            let body = request.into_body().collect().await.expect("a body").to_bytes();
-            kept.lock().expect("no panic").extend(body);
-            // As much of an answer as the exporter needs to go on.
-            Ok(tonic::Status::unavailable("later").into_http())
-        })
-    }
-}
-
-impl Collector {
-    async fn start() -> (Collector, String) {
-        let listener = TcpListener::bind("127.0.0.1:0").await.expect("an address");
-        let address = listener.local_addr().expect("an address");
-        let collector = Collector::default();
-        let server = tonic::transport::Server::builder()
-            .add_service(collector.clone())
-            .serve_with_incoming(TcpListenerStream::new(listener));
-        tokio::spawn(server);
-        (collector, format!("[traces]\nendpoint = \"http://{address}\"\nsampling_ratio = 1.0\n"))
-    }
-}
 
 /// What a Unix socket answers to `question`.
 async fn ask(socket: &Path, question: &str) -> Vec<u8> {
@@ -90,7 +41,7 @@ fn files_below(folder: &Path) -> Vec<std::path::PathBuf> {
 
 #[tokio::test]
 async fn nothing_secret_shows_up_where_it_does_not_belong() {
-    let (collector, traces) = Collector::start().await;
+    let (collector, traces) = Collector::start(1.0).await;
     let lines = "[log]\nlevel = \"trace\"\n[metrics]\naddress = \"unix://{folder}/m.sock\"\n";
     let node = Node::with(Server::Longshore).config(lines).config(&traces).start().await;
     let mut errors = Vec::new();
@@ -153,7 +104,7 @@ async fn nothing_secret_shows_up_where_it_does_not_belong() {
     node.longshore().terminate().await;
     node.longshore().start().await;
     let (root, state) = node.longshore().folders();
-    wait_until("traces", async || !collector.0.lock().expect("no panic").is_empty()).await;
+    wait_until("traces", async || !collector.messages().is_empty()).await;
     let metrics = ask(&node.place().path("m.sock"), "GET /metrics HTTP/1.1\r\nHost: node\r\n\r\n").await;
     assert!(metrics.len() > 1000);
     let doctor = std::process::Command::new(Longshore::program())
@@ -164,7 +115,7 @@ async fn nothing_secret_shows_up_where_it_does_not_belong() {
     let mut places = vec![
         ("the log".to_owned(), node.longshore().log().into_bytes()),
         ("metrics".to_owned(), metrics),
-        ("traces".to_owned(), collector.0.lock().expect("no panic").clone()),
+        ("traces".to_owned(), collector.messages().concat()),
         ("doctor".to_owned(), [doctor.stdout, doctor.stderr].concat()),
         ("errors".to_owned(), format!("{errors:?}").into_bytes()),
     ];

@@ -1,21 +1,13 @@
 //! Traces: what was done for a call reaches a collector.
 
 use std::collections::HashMap;
-use std::convert::Infallible;
-use std::future::{Ready, ready};
-use std::sync::{Arc, Mutex};
-use std::task::{Context, Poll};
 
-use futures_util::future::BoxFuture;
+use prost::Message;
 use tokio::net::TcpListener;
-use tokio_stream::wrappers::TcpListenerStream;
-use tonic::body::Body;
-use tonic::codegen::Service;
-use tonic::server::{Grpc, NamedService, UnaryService};
-use tonic::{Request, Response, Status};
-use tonic_prost::ProstCodec;
+use tonic::Request;
 
-use self::otlp::{Export, Exported, Span};
+use self::otlp::{Export, Span};
+use crate::harness::collector::Collector;
 use crate::harness::{Node, Server, wait_for};
 
 const TRACE: &str = "0af7651916cd43dd8448eb211c80319c";
@@ -35,9 +27,6 @@ mod otlp {
         #[prost(message, repeated, tag = "1")]
         pub(super) resource_spans: Vec<ResourceSpans>,
     }
-
-    #[derive(Clone, PartialEq, Message)]
-    pub(super) struct Exported {}
 
     #[derive(Clone, PartialEq, Message)]
     pub(super) struct ResourceSpans {
@@ -102,69 +91,25 @@ mod otlp {
     }
 }
 
-/// A collector that keeps what comes.
-#[derive(Clone, Default)]
-struct Collector(Arc<Mutex<Vec<Export>>>);
+/// What a collector has got.
+struct Told<'a>(&'a Collector);
 
-impl UnaryService<Export> for Collector {
-    type Response = Exported;
-    type Future = Ready<Result<Response<Exported>, Status>>;
-
-    fn call(&mut self, request: Request<Export>) -> Self::Future {
-        self.0.lock().expect("no panic").push(request.into_inner());
-        ready(Ok(Response::new(Exported {})))
-    }
-}
-
-/// The collector as a service of gRPC.
-#[derive(Clone)]
-struct TraceService(Collector);
-
-impl NamedService for TraceService {
-    const NAME: &'static str = "opentelemetry.proto.collector.trace.v1.TraceService";
-}
-
-impl Service<http::Request<Body>> for TraceService {
-    type Response = http::Response<Body>;
-    type Error = Infallible;
-    type Future = BoxFuture<'static, Result<Self::Response, Infallible>>;
-
-    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
-        Poll::Ready(Ok(()))
-    }
-
-    fn call(&mut self, request: http::Request<Body>) -> Self::Future {
-        let collector = self.0.clone();
-        Box::pin(async move {
-            assert!(request.uri().path().ends_with("/Export"), "{}", request.uri());
-            Ok(Grpc::new(ProstCodec::<Exported, Export>::new()).unary(collector, request).await)
-        })
-    }
-}
-
-impl Collector {
-    /// One that runs as long as the test, and the configuration that names it.
-    async fn start() -> (Collector, String) {
-        let listener = TcpListener::bind("127.0.0.1:0").await.expect("an address");
-        let address = listener.local_addr().expect("an address");
-        let collector = Collector::default();
-        let server = tonic::transport::Server::builder()
-            .add_service(TraceService(collector.clone()))
-            .serve_with_incoming(TcpListenerStream::new(listener));
-        tokio::spawn(server);
-        (collector, format!("[traces]\nendpoint = \"http://{address}\"\nsampling_ratio = 0.0\n"))
+impl Told<'_> {
+    fn exports(&self) -> Vec<Export> {
+        let messages = self.0.messages();
+        messages.into_iter().map(|message| Export::decode(message).expect("OTLP")).collect()
     }
 
     /// All spans so far, by name; of those of one name, the last.
     fn spans(&self) -> HashMap<String, Span> {
-        let exports = self.0.lock().expect("no panic");
+        let exports = self.exports();
         let scopes = exports.iter().flat_map(|export| &export.resource_spans).flat_map(|it| &it.scope_spans);
         scopes.flat_map(|scope| &scope.spans).map(|span| (span.name.clone(), span.clone())).collect()
     }
 
     /// What the spans are said to be of.
     fn service(&self) -> Option<String> {
-        let exports = self.0.lock().expect("no panic");
+        let exports = self.exports();
         let resource = exports.first()?.resource_spans.first()?.resource.clone()?;
         let name = resource.attributes.into_iter().find(|one| one.key == "service.name")?;
         Some(name.value?.text)
@@ -177,7 +122,8 @@ fn hexadecimal(bytes: &[u8]) -> String {
 
 #[tokio::test]
 async fn a_pods_start_is_told_in_the_kubelets_trace() {
-    let (collector, config) = Collector::start().await;
+    let (collector, config) = Collector::start(0.0).await;
+    let told = Told(&collector);
     let node = Node::with(Server::Longshore).config(&config).start().await;
     let mut request = Request::new(node.pod("a").request());
     let context = format!("00-{TRACE}-{CALLER}-01").parse().expect("a value");
@@ -185,11 +131,11 @@ async fn a_pods_start_is_told_in_the_kubelets_trace() {
     node.runtime().run_pod_sandbox(request).await.expect("a pod");
 
     let spans = wait_for("the span of the call", async || {
-        let spans = collector.spans();
+        let spans = told.spans();
         spans.contains_key("RunPodSandbox").then_some(spans)
     })
     .await;
-    assert_eq!(collector.service().as_deref(), Some("longshore"));
+    assert_eq!(told.service().as_deref(), Some("longshore"));
     let call = &spans["RunPodSandbox"];
     assert_eq!((hexadecimal(&call.parent_span_id).as_str(), call.kind), (CALLER, SERVER));
     let ids: HashMap<&[u8], &Span> = spans.values().map(|span| (span.span_id.as_slice(), span)).collect();
@@ -225,7 +171,7 @@ async fn a_pods_start_is_told_in_the_kubelets_trace() {
     request.metadata_mut().insert("traceparent", format!("00-{TRACE}-{CALLER}-01").parse().expect("a value"));
     node.runtime().pod_sandbox_status(request).await.expect_err("there is none");
     let spans = wait_for("the span of the failed call", async || {
-        let spans = collector.spans();
+        let spans = told.spans();
         spans.contains_key("PodSandboxStatus").then_some(spans)
     })
     .await;

@@ -29,6 +29,7 @@ mod beside;
 mod builder;
 mod chance;
 pub(crate) mod cni;
+pub(crate) mod collector;
 mod container;
 mod containerd;
 mod cri;
