@@ -18,6 +18,9 @@ pub(super) const UNKNOWN: i32 = 255;
 pub(super) const EARLY_TERM: i32 = 2;
 /// What is told of a start that failed.
 pub(super) const START_ERROR: i32 = 128;
+/// What runc's own process 1 ends with when the program that made it is gone: where containerd
+/// dies, its shim gives up what it was asked for, and with it a creation that has not ended.
+pub(super) const CUT_OFF: i32 = 1;
 
 /// What a container does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

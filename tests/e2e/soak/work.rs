@@ -17,7 +17,7 @@ use tonic::Code;
 
 use super::Stage;
 use super::figures::Op;
-use super::model::{EARLY_TERM, KILLED, Kind, Known, KnownPod, START_ERROR, UNKNOWN, Wanted};
+use super::model::{CUT_OFF, EARLY_TERM, KILLED, Kind, Known, KnownPod, START_ERROR, UNKNOWN, Wanted};
 use super::steps::Step;
 use crate::harness::{Chance, Cri, Pod, PodBuilder, patient};
 
@@ -265,7 +265,7 @@ impl Worker {
             return true;
         }
         // Undone, it is shown as one that failed.
-        self.known(slot, number).may_end_with(&[KILLED, UNKNOWN, START_ERROR]);
+        self.known(slot, number).may_end_with(&[KILLED, UNKNOWN, START_ERROR, CUT_OFF]);
         let status = stage.done(Op::Status, &container.id, async || container.status().await).await;
         let known = self.known(slot, number);
         known.check(&status, stage.faults.containerd_deaths());
