@@ -167,6 +167,7 @@ async fn build(config: Arc<Config>, paths: Paths, flow: Flow) -> anyhow::Result<
         features: Default::default(),
         flow,
         creating: Joins::default(),
+        failed: Default::default(),
         exits: Default::default(),
         deleting: Default::default(),
         starting_execs: Default::default(),

@@ -112,6 +112,7 @@ impl Containers {
         stage: Stage,
     ) -> Result<ContainerId> {
         let id = ContainerId::random();
+        let snapshotter = self.handler_of(&pod)?.snapshotter.clone();
         trace::about(|about| {
             about.container_id = id.to_string();
             about.container = config.metadata.as_ref().map(|it| it.name.clone()).unwrap_or_default();
@@ -144,6 +145,9 @@ impl Containers {
                     Ok(()) => Err(error),
                     Err(left) => {
                         tracing::error!(container = %id, error = %left, "a failed creation could not be undone");
+                        if let Err(unmarked) = self.leave_failed(id, snapshotter).await {
+                            tracing::error!(error = %unmarked, "the next start may list it");
+                        }
                         Err(error)
                     }
                 }

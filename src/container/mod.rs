@@ -6,6 +6,7 @@ mod create;
 mod events;
 mod exec;
 mod exit;
+pub(crate) mod failed;
 pub mod features;
 mod files;
 mod image_volumes;
@@ -74,6 +75,8 @@ pub struct Inner {
     pub flow: Flow,
     /// Creations under way, by container name.
     pub creating: Joins<ContainerId>,
+    /// Containers whose creation failed and could not be undone, with their snapshotters.
+    pub failed: Mutex<HashMap<ContainerId, String>>,
     /// Ids of containers whose exit is being handled.
     pub exits: Mutex<HashSet<String>>,
     /// Held, by id, by whoever deletes a task.

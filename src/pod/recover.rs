@@ -14,12 +14,12 @@ use tracing::{Instrument, info, warn};
 
 use super::Pods;
 use super::settle::{Held, may_run};
-use crate::container::{remove_folder, user_of};
+use crate::container::{failed, remove_folder, user_of};
 use crate::containerd::{ContainerRecord, Process, ProcessStatus};
 use crate::error::Result;
 use crate::events::Step;
 use crate::flow;
-use crate::ids::is_id;
+use crate::ids::{ContainerId, is_id};
 use crate::image::is_unfinished_remapping;
 use crate::io::fifo::Fifos;
 use crate::leftovers::{self, RemovedBy};
@@ -84,6 +84,7 @@ impl Pods {
         for loaded in loaded {
             self.settle(loaded).await;
         }
+        self.containers.remove_failed().await;
         self.reserve_names();
         self.tell_what_was_missed();
         let known: HashSet<String> =
@@ -172,7 +173,12 @@ impl Pods {
                 return None;
             }
         };
-        let dir = self.containers.paths.container_root(&metadata.id.clone().into());
+        let id: ContainerId = metadata.id.clone().into();
+        let dir = self.containers.paths.container_root(&id);
+        if failed::is_marked(&dir) {
+            self.containers.know_failed(id, record.snapshotter.clone());
+            return None;
+        }
         let folder = dir.clone();
         let stored = flow::blocking(move || checkpoint::read(&folder)).await;
         let (mut status, extra) = match stored {

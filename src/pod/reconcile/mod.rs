@@ -152,6 +152,7 @@ impl Pods {
     /// Compares every running pod and container with containerd's tasks (REC-18).
     pub(super) async fn compare_all(&self) -> Result<()> {
         self.containers.images.load().await?;
+        self.containers.remove_failed().await;
         let store = &self.containers.store;
         let tables = Tables { pods: store.pods(), containers: store.containers() };
         let tasks = self.containers.containerd.list_tasks().await?;

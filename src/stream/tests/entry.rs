@@ -137,6 +137,7 @@ fn no_pods() -> &'static Pods {
             flow: Default::default(),
             creating: Default::default(),
             events: Default::default(),
+            failed: Default::default(),
             exits: Default::default(),
             deleting: Default::default(),
             starting_execs: Default::default(),

@@ -187,6 +187,54 @@ async fn clean_up(node: &Node) {
     node.assert_nothing_left("of a call that was cut off").await;
 }
 
+/// A creation whose last step fails, and with it all of its undo that needs containerd; says
+/// what is left then.
+async fn abandoned(node: &Node) -> Vec<String> {
+    let call = Call::CreateContainer;
+    // Of the first one on a node more is to be done.
+    count(node, call).await;
+    let points = count(node, call).await;
+    let scene = call.prepare(node).await;
+    order(node, &format!("fail {} {}", points.len(), u32::MAX));
+    call.act(node, &scene).await.expect_err("its last step fails");
+    withdraw(node);
+    assert_eq!(node.containers().await.expect("containers"), []);
+    left_of_containers(node).await
+}
+
+async fn left_of_containers(node: &Node) -> Vec<String> {
+    let pod = node.pods().await.expect("pods").remove(0).id;
+    let mut left = node.leftovers().await;
+    left.retain(|it| (it.starts_with("container ") || it.starts_with("snapshot ")) && !it.contains(&pod));
+    left
+}
+
+/// What could not be undone of a container goes when containerd comes back: it is no pod's to
+/// be removed with.
+#[tokio::test]
+async fn a_failed_creation_is_undone_when_containerd_comes_back() {
+    let node = start(Call::CreateContainer).await;
+    assert_ne!(abandoned(&node).await, Vec::<String>::new());
+    node.containerd().kill().await;
+    node.containerd().start().await;
+    wait_until("the end of what was left", async || left_of_containers(&node).await.is_empty()).await;
+    clean_up(&node).await;
+    node.finish().await;
+}
+
+/// Nor is it there again after the next start.
+#[tokio::test]
+async fn a_failed_creation_does_not_come_back_with_the_server() {
+    let node = start(Call::CreateContainer).await;
+    assert_ne!(abandoned(&node).await, Vec::<String>::new());
+    node.longshore().kill().await;
+    node.longshore().start().await;
+    wait_until("the end of what was left", async || left_of_containers(&node).await.is_empty()).await;
+    assert_eq!(node.containers().await.expect("containers"), []);
+    clean_up(&node).await;
+    node.finish().await;
+}
+
 macro_rules! sweeps {
     ($($name:ident: $call:ident,)+) => {
         $(
