@@ -181,7 +181,7 @@ fn dictionary(node: &str, pods: &[String], containers: &[String]) -> Dictionary 
         "..",
         "/",
         "../../../../fuzz-escape",
-        "a",
+        "z", // no digit of an id: the beginning of one names it
         "x y",
         "ü",
         "%s%n",
