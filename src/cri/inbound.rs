@@ -26,7 +26,7 @@ use tonic::server::NamedService;
 /// What of each request comes in without a place.
 const FREE_BYTES: usize = 256 << 10;
 /// Giants that come in or are worked on at a time.
-const GIANTS: usize = 4;
+const GIANTS: usize = 2;
 /// How long a giant may take to come in once it has a place.
 const LIMIT: Duration = Duration::from_secs(30);
 

@@ -272,7 +272,7 @@ async fn stop_and_status_do_not_wait_behind_pulls_and_execs() {
 /// for them.
 #[tokio::test]
 async fn giants_are_taken_a_few_at_a_time() {
-    const GIANTS: usize = 16;
+    const GIANTS: usize = 8;
     const BYTES: usize = 15 << 20;
     let node = node().await;
     let pod = node.pod("a").run().await.expect("a pod");
