@@ -292,12 +292,13 @@ impl Worker {
     async fn run_and_give_up(&mut self, slot: usize, after: Duration) {
         let stage = self.stage.clone();
         let (builder, _) = self.builder(slot);
+        // Who asks again may get the answer to the first question.
+        let before = stage.faults.mark();
         let _ = tokio::time::timeout(after, builder.run()).await;
         // The kubelet looks, finds nothing yet or the pod, and may ask for it.
         if self.look_for_pod(slot).await {
             return;
         }
-        let before = stage.faults.mark();
         match builder.run().await {
             Ok(_) => {}
             // It was made between the question and this.
