@@ -21,15 +21,17 @@ use tracing::{info, warn};
 
 use crate::admin::{self, Admin};
 use crate::cdi::Cdi;
-use crate::config::{Config, MetricsAddress, Overrides};
+use crate::config::{Config, ListenAddress, Overrides};
 use crate::container::{self, Containers};
 use crate::containerd::Containerd;
 use crate::cri::Cri;
 use crate::events::Events;
 use crate::flow::{Flow, Joins};
+use crate::httpd;
 use crate::image::Images;
 use crate::io::{Keeper, KeeperOptions};
 use crate::network::Network;
+use crate::page::Page;
 use crate::pod::{Pods, Recovery};
 use crate::spec::{self, gather};
 use crate::state::{Paths, Store};
@@ -80,13 +82,12 @@ pub async fn serve(
     wait_until_known(&pods).await?;
     let listener = bind(&config.file.server.listen, 0o660).await?;
     let admin_socket = admin::socket(&config.file.state);
-    let admin = Admin::new(pods.clone()).serve(bind(&admin_socket, 0o600).await?, stop.clone());
-    background.0.push(tokio::spawn(admin));
+    let admin = Admin::new(pods.clone());
+    let serving = admin.clone().serve(bind(&admin_socket, 0o600).await?, stop.clone());
+    background.0.push(tokio::spawn(serving));
     let (streaming, streams) = Streaming::bind(&config, pods.clone()).await?;
     background.0.push(tokio::spawn(streaming.clone().serve(streams, stop.clone())));
-    if let Some(metrics) = serve_metrics(&config, &pods, &stop).await? {
-        background.0.push(metrics);
-    }
+    background.0.extend(serve_looks(&config, &pods, admin, &stop).await?);
     let cri = Cri::new(pods.clone(), streaming);
     let serving = tonic::transport::Server::builder()
         .add_service(cri.runtime_server())
@@ -108,11 +109,11 @@ pub async fn serve(
     if tokio::time::timeout(limit, serving).await.is_err() {
         warn!("connections were still open at the end of the shutdown limit");
     }
-    let metrics_socket = match &config.metrics {
-        Some(MetricsAddress::Unix(path)) => Some(path),
+    let looks = [&config.metrics, &config.page].into_iter().filter_map(|address| match address {
+        Some(ListenAddress::Unix(path)) => Some(path),
         _ => None,
-    };
-    for socket in [&config.file.server.listen, &admin_socket].into_iter().chain(metrics_socket) {
+    });
+    for socket in [&config.file.server.listen, &admin_socket].into_iter().chain(looks) {
         let _ = std::fs::remove_file(socket);
     }
     Ok(())
@@ -218,34 +219,47 @@ async fn wait_until_known(pods: &Pods) -> anyhow::Result<()> {
     }
 }
 
-/// Serves the server's own metrics, where the configuration says so.
-async fn serve_metrics(
-    config: &Config,
+/// Serves the server's own metrics and the page, where the configuration says so.
+async fn serve_looks(
+    config: &Arc<Config>,
     pods: &Pods,
+    admin: Admin,
     stop: &CancellationToken,
-) -> anyhow::Result<Option<tokio::task::JoinHandle<()>>> {
-    let listener = match &config.metrics {
-        None => return Ok(None),
-        Some(MetricsAddress::Unix(path)) => {
-            info!(socket = ?path, "serving metrics");
-            endpoint::Listener::Unix(bind(path, 0o660).await?)
+) -> anyhow::Result<Vec<tokio::task::JoinHandle<()>>> {
+    let mut tasks = Vec::new();
+    if let Some(address) = &config.metrics {
+        let pods = pods.clone();
+        let look: endpoint::Look = Arc::new(move || {
+            let pods = pods.clone();
+            Box::pin(async move { admin::figures(&pods).await })
+        });
+        let listener = listen(address, "metrics").await?;
+        tasks.push(tokio::spawn(httpd::serve(listener, "metrics", endpoint::handler(look), stop.clone())));
+    }
+    if let Some(address) = &config.page {
+        let handler = Page::new(admin, config.clone())?.handler();
+        let listener = listen(address, "page").await?;
+        tasks.push(tokio::spawn(httpd::serve(listener, "page", handler, stop.clone())));
+    }
+    Ok(tasks)
+}
+
+async fn listen(address: &ListenAddress, what: &'static str) -> anyhow::Result<httpd::Listener> {
+    match address {
+        ListenAddress::Unix(path) => {
+            info!(socket = ?path, "serving {what}");
+            Ok(httpd::Listener::Unix(bind(path, 0o660).await?))
         }
-        Some(MetricsAddress::Tcp(address)) => {
+        ListenAddress::Tcp(address) => {
             let listener = TcpListener::bind(address).await.with_context(|| format!("bind {address}"))?;
             let address = listener.local_addr()?;
-            info!(%address, "serving metrics");
+            info!(%address, "serving {what}");
             if !address.ip().is_loopback() {
-                warn!(%address, "whoever reaches this address may read the metrics");
+                warn!(%address, "whoever reaches this address may read the {what}");
             }
-            endpoint::Listener::Tcp(listener)
+            Ok(httpd::Listener::Tcp(listener))
         }
-    };
-    let pods = pods.clone();
-    let look: endpoint::Look = Arc::new(move || {
-        let pods = pods.clone();
-        Box::pin(async move { admin::figures(&pods).await })
-    });
-    Ok(Some(tokio::spawn(endpoint::serve(listener, look, stop.clone()))))
+    }
 }
 
 /// Binds a socket. A stale one is replaced, a living one never (SVC-02).

@@ -10,10 +10,12 @@ use std::path::{Path, PathBuf};
 
 /// From the top. A module uses those of later rows, and of its own row only where
 /// [`FOUNDATION`] says so.
-const LAYERS: [&[&str]; 15] = [
+const LAYERS: [&[&str]; 17] = [
     &["main"],
     &["cli"],
-    &["app", "check", "explain"],
+    &["app", "check"],
+    &["page"],
+    &["explain"],
     &["cri", "admin"],
     &["stream"],
     &["stats"],
@@ -29,8 +31,8 @@ const LAYERS: [&[&str]; 15] = [
 ];
 
 /// These know each other, but in no circle.
-const FOUNDATION: [&str; 10] =
-    ["sys", "telemetry", "trace", "flow", "config", "points", "ids", "glob", "error", "proto"];
+const FOUNDATION: [&str; 11] =
+    ["sys", "httpd", "telemetry", "trace", "flow", "config", "points", "ids", "glob", "error", "proto"];
 
 /// What would be downwards, but only these names may be used: the edge shows whether
 /// containerd answers, and has no other business with it.

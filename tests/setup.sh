@@ -22,6 +22,7 @@ iptables                                         iptables
 /usr/lib/cni/bridge                              containernetworking-plugins
 /usr/share/keyrings/debian-archive-keyring.gpg   debian-archive-keyring
 patchelf                                         patchelf
+chromium                                         chromium
 '
 
 if [ "${1:-}" = vm ]; then

@@ -124,7 +124,8 @@ impl Admin {
         }
     }
 
-    async fn answer(&self, method: &Method, uri: &Uri) -> Response<Full<Bytes>> {
+    /// Answers one question.
+    pub(crate) async fn answer(&self, method: &Method, uri: &Uri) -> Response<Full<Bytes>> {
         let path = uri.path();
         if !["/v1/pulls", "/v1/ps", "/v1/calls", "/v1/trace", "/v1/trace/figures"].contains(&path) {
             return text(StatusCode::NOT_FOUND, "nothing is shown here");

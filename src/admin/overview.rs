@@ -45,6 +45,8 @@ pub struct PodLine {
 pub struct ContainerLine {
     /// Its pod: `namespace/name`.
     pub pod: String,
+    /// Its pod's id.
+    pub pod_id: String,
     /// Its name.
     pub name: String,
     /// Its id.
@@ -114,6 +116,7 @@ pub(super) fn overview(pods: &Pods) -> Overview {
             };
             found.containers.push(ContainerLine {
                 pod: pod.kubernetes_name(),
+                pod_id: pod.id.to_string(),
                 name: metadata.name,
                 id: container.id.to_string(),
                 state: status.state_name().trim_start_matches("CONTAINER_").to_owned(),

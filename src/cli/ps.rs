@@ -255,6 +255,7 @@ mod tests {
             }],
             containers: vec![ContainerLine {
                 pod: "default/db".into(),
+                pod_id: "0a".repeat(32),
                 name: "init".into(),
                 id: "0b".repeat(32),
                 state: "EXITED".into(),

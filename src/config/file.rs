@@ -36,6 +36,8 @@ pub struct File {
     pub image: Image,
     /// The server's own metrics.
     pub metrics: Metrics,
+    /// The page.
+    pub page: Page,
     /// What was done for a call, for a collector of traces.
     pub traces: Traces,
     /// What was done for a call, for `longshore trace`.
@@ -234,6 +236,15 @@ pub struct Metrics {
     pub address: String,
 }
 
+/// `[page]`
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Page {
+    /// Where it is served: `unix://PATH`, or an IP address of this host alone and a port;
+    /// empty means nowhere.
+    pub address: String,
+}
+
 /// `[traces]`
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -326,6 +337,7 @@ impl Default for File {
             stream: Stream::default(),
             image: Image::default(),
             metrics: Metrics::default(),
+            page: Page::default(),
             traces: Traces::default(),
             trace: Trace::default(),
             runtime: Runtimes::default(),

@@ -26,7 +26,7 @@ pub use imported::{ImportedHost, ImportedRegistries};
 pub use proxies::Proxies;
 pub use rdt::{RdtClass, RdtClasses};
 pub use runtimes::{CgroupDriver, Handler, NetworkOrder};
-pub use telemetry::{MetricsAddress, TracesConfig};
+pub use telemetry::{ListenAddress, TracesConfig};
 
 /// A mistake in the configuration: the key and what is wrong with it.
 #[derive(Debug)]
@@ -105,7 +105,9 @@ pub struct Config {
     /// Who may choose which class of RDT.
     pub rdt: RdtClasses,
     /// Where the server's own metrics are served; none for nowhere.
-    pub metrics: Option<MetricsAddress>,
+    pub metrics: Option<ListenAddress>,
+    /// Where the page is served; none where it is not.
+    pub page: Option<ListenAddress>,
     /// Where traces are sent; none for nowhere.
     pub traces: Option<TracesConfig>,
     /// The memory of the recorder of calls; none where it is off.

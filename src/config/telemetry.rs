@@ -1,22 +1,23 @@
-//! Where the server's own metrics are served, its traces sent, and its calls recorded.
+//! Where the server's own metrics and the page are served, its traces sent, and its calls
+//! recorded.
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 use super::{Problem, file, problem};
 
-/// Where metrics are served.
+/// Where something is served that is only looked at.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum MetricsAddress {
+pub enum ListenAddress {
     /// On a Unix socket.
     Unix(PathBuf),
     /// At an address of this host.
     Tcp(SocketAddr),
 }
 
-/// Reads `metrics.address`; empty means nowhere.
-pub(super) fn metrics_address(text: &str) -> Result<Option<MetricsAddress>, Problem> {
-    let wrong = |why: &str| Err(problem("metrics.address", format!("{text:?} {why}")));
+/// Reads the address at `key`; empty means nowhere.
+pub(super) fn listen_address(key: &str, text: &str) -> Result<Option<ListenAddress>, Problem> {
+    let wrong = |why: &str| Err(problem(key, format!("{text:?} {why}")));
     if text.is_empty() {
         return Ok(None);
     }
@@ -24,13 +25,25 @@ pub(super) fn metrics_address(text: &str) -> Result<Option<MetricsAddress>, Prob
         if !Path::new(path).is_absolute() {
             return wrong("must have an absolute path behind unix://");
         }
-        return Ok(Some(MetricsAddress::Unix(path.into())));
+        return Ok(Some(ListenAddress::Unix(path.into())));
     }
     // No names, which somebody else may change, and no address that is left out: that of all
     // interfaces has to be meant.
     match text.parse() {
-        Ok(address) => Ok(Some(MetricsAddress::Tcp(address))),
+        Ok(address) => Ok(Some(ListenAddress::Tcp(address))),
         Err(_) => wrong("must be unix:// and a path, or an IP address and a port, as 127.0.0.1:9464"),
+    }
+}
+
+/// Reads `page.address`: the page has no password, and is for this host alone.
+pub(super) fn page_address(text: &str) -> Result<Option<ListenAddress>, Problem> {
+    let address = listen_address("page.address", text)?;
+    match &address {
+        Some(ListenAddress::Tcp(tcp)) if !tcp.ip().is_loopback() => Err(problem(
+            "page.address",
+            format!("{text:?} must be a Unix socket or an address of this host alone"),
+        )),
+        _ => Ok(address),
     }
 }
 
@@ -108,12 +121,22 @@ mod tests {
     }
 
     #[test]
+    fn the_page_is_for_this_host() {
+        for text in ["", "unix:///run/p.sock", "127.0.0.1:8080", "[::1]:8080"] {
+            assert!(page_address(text).is_ok(), "{text:?}");
+        }
+        for text in ["0.0.0.0:8080", "192.0.2.1:8080", "[::]:8080", "p.sock"] {
+            assert_eq!(page_address(text).expect_err(text).key, "page.address");
+        }
+    }
+
+    #[test]
     fn addresses_are_sockets_or_ip_addresses_with_a_port() {
-        let read = |text: &str| metrics_address(text).expect(text);
+        let read = |text: &str| listen_address("metrics.address", text).expect(text);
         assert_eq!(read(""), None);
-        assert_eq!(read("unix:///run/m.sock"), Some(MetricsAddress::Unix("/run/m.sock".into())));
+        assert_eq!(read("unix:///run/m.sock"), Some(ListenAddress::Unix("/run/m.sock".into())));
         for text in ["127.0.0.1:9464", "[::1]:9464", "0.0.0.0:0"] {
-            assert_eq!(read(text), Some(MetricsAddress::Tcp(text.parse().expect("an address"))));
+            assert_eq!(read(text), Some(ListenAddress::Tcp(text.parse().expect("an address"))));
         }
         for text in [
             "unix://m.sock",
@@ -124,7 +147,7 @@ mod tests {
             "9464",
             "http://127.0.0.1:1",
         ] {
-            assert!(metrics_address(text).is_err(), "{text:?}");
+            assert!(listen_address("metrics.address", text).is_err(), "{text:?}");
         }
     }
 }

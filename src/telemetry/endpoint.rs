@@ -1,214 +1,54 @@
-//! The server that Prometheus reads from: `GET /metrics`, and nothing else.
+//! What Prometheus reads: `GET /metrics`, and nothing else.
 //!
-//! Off by default. There is no password: on a Unix socket its permissions say who may read,
-//! at an address everybody who reaches it. Nothing of it is a secret, but none of it is of
-//! use to strangers, so whoever binds to more than this host has to write that address.
-//!
-//! Each client gets one answer, within [`CLIENT_LIMIT`]. Of too many at a time the one that
-//! has been there for the longest has to go, so that nobody can keep Prometheus out by doing
-//! nothing.
+//! Nothing of it is a secret, but none of it is of use to strangers, so whoever binds to more
+//! than this host has to write that address.
 
-use std::collections::VecDeque;
-use std::convert::Infallible;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::time::Duration;
 
-use http::header::{ALLOW, CONTENT_TYPE};
-use http::{HeaderValue, Method, Request, Response, StatusCode};
-use http_body_util::Full;
-use hyper::body::{Bytes, Incoming};
-use hyper::server::conn::http1;
-use hyper::service::service_fn;
-use hyper_util::rt::TokioIo;
-use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::{TcpListener, UnixListener};
-use tokio::task::AbortHandle;
-use tokio_util::sync::CancellationToken;
-use tracing::{debug, warn};
+use http::StatusCode;
 
 use super::meters::{self, METERS};
 use super::snapshot::Snapshot;
-
-/// The most clients at a time.
-const CLIENTS_MAX: usize = 32;
-/// How long a client may stay, from its connection to the last byte of its answer.
-const CLIENT_LIMIT: Duration = Duration::from_secs(10);
-/// The longest request head.
-const HEAD_BYTES_MAX: usize = 16 << 10;
-/// The pause after a connection could not be taken.
-const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+use crate::httpd::{Answer, Handler, answer};
 
 /// Looks how things stand.
 pub type Look = Arc<dyn Fn() -> Pin<Box<dyn Future<Output = Snapshot> + Send>> + Send + Sync>;
 
-/// Where the endpoint listens.
-pub enum Listener {
-    /// On a Unix socket.
-    Unix(UnixListener),
-    /// At an address.
-    Tcp(TcpListener),
-}
-
-/// Serves metrics until `stop`, each time with what `look` gives.
-pub async fn serve(listener: Listener, look: Look, stop: CancellationToken) {
-    let mut clients = Clients::default();
-    loop {
-        let accepted = async {
-            Ok::<_, std::io::Error>(match &listener {
-                Listener::Unix(listener) => {
-                    let (stream, _) = listener.accept().await?;
-                    tokio::spawn(client(stream, look.clone())).abort_handle()
-                }
-                Listener::Tcp(listener) => {
-                    let (stream, _) = listener.accept().await?;
-                    tokio::spawn(client(stream, look.clone())).abort_handle()
-                }
-            })
-        };
-        match stop.run_until_cancelled(accepted).await {
-            None => return,
-            Some(Ok(client)) => clients.add(client),
-            Some(Err(error)) => {
-                warn!(%error, "a client of the metrics could not be accepted");
-                tokio::time::sleep(ACCEPT_PAUSE).await;
-            }
-        }
-    }
-}
-
-/// Those that are served, in the order in which they came. Dropping it ends them.
-#[derive(Default)]
-struct Clients(VecDeque<AbortHandle>);
-
-impl Clients {
-    fn add(&mut self, new: AbortHandle) {
-        self.0.retain(|client| !client.is_finished());
-        if self.0.len() >= CLIENTS_MAX
-            && let Some(oldest) = self.0.pop_front()
-        {
-            debug!("a client of the metrics has to go for another");
-            oldest.abort();
-        }
-        self.0.push_back(new);
-    }
-}
-
-impl Drop for Clients {
-    fn drop(&mut self) {
-        self.0.iter().for_each(AbortHandle::abort);
-    }
-}
-
-async fn client(stream: impl AsyncRead + AsyncWrite + Unpin, look: Look) {
-    let service = service_fn(|request: Request<Incoming>| {
+/// Answers with metrics, each time with what `look` gives.
+#[must_use]
+pub fn handler(look: Look) -> Handler {
+    Arc::new(move |asked| {
         let look = look.clone();
-        async move { Ok::<_, Infallible>(answer(request.method(), request.uri().path(), &look).await) }
-    });
-    let mut builder = http1::Builder::new();
-    builder.keep_alive(false).max_buf_size(HEAD_BYTES_MAX).header_read_timeout(None);
-    let served = builder.serve_connection(TokioIo::new(stream), service);
-    match tokio::time::timeout(CLIENT_LIMIT, served).await {
-        Ok(Ok(())) => {}
-        Ok(Err(error)) => debug!(%error, "a client of the metrics"),
-        Err(_) => debug!("a client of the metrics stayed too long"),
-    }
+        Box::pin(async move { metrics(asked.uri().path(), &look).await })
+    })
 }
 
-async fn answer(method: &Method, path: &str, look: &Look) -> Response<Full<Bytes>> {
-    match (path, method) {
-        // hyper leaves out the body for HEAD.
-        ("/metrics", &Method::GET | &Method::HEAD) => {
-            response(StatusCode::OK, meters::CONTENT_TYPE, METERS.text(&look().await))
-        }
-        ("/metrics", _) => {
-            let mut refused = response(StatusCode::METHOD_NOT_ALLOWED, "text/plain", "only GET\n".into());
-            refused.headers_mut().insert(ALLOW, HeaderValue::from_static("GET, HEAD"));
-            refused
-        }
-        _ => response(StatusCode::NOT_FOUND, "text/plain", "metrics are at /metrics\n".into()),
+async fn metrics(path: &str, look: &Look) -> Answer {
+    match path {
+        "/metrics" => answer(StatusCode::OK, meters::CONTENT_TYPE, METERS.text(&look().await)),
+        _ => answer(StatusCode::NOT_FOUND, "text/plain", "metrics are at /metrics\n"),
     }
-}
-
-fn response(status: StatusCode, kind: &'static str, body: String) -> Response<Full<Bytes>> {
-    let mut response = Response::new(Full::new(body.into()));
-    *response.status_mut() = status;
-    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(kind));
-    response
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use tokio::io::{AsyncReadExt, AsyncWriteExt};
-    use tokio::net::TcpStream;
-
-    /// An endpoint that runs until the guard is dropped, and its address.
-    async fn endpoint() -> (std::net::SocketAddr, tokio_util::sync::DropGuard) {
-        let listener = TcpListener::bind("127.0.0.1:0").await.expect("an address");
-        let address = listener.local_addr().expect("an address");
-        let stop = CancellationToken::new();
-        let look: Look =
-            Arc::new(|| Box::pin(async { Snapshot { pods: vec![("ready", 3)], ..Default::default() } }));
-        tokio::spawn(serve(Listener::Tcp(listener), look, stop.clone()));
-        (address, stop.drop_guard())
-    }
-
-    async fn ask(stream: &mut TcpStream, request: &str) -> String {
-        stream.write_all(request.as_bytes()).await.expect("it is sent");
-        let mut answer = String::new();
-        stream.read_to_string(&mut answer).await.expect("an answer, and then the end");
-        answer
-    }
-
-    async fn get(address: std::net::SocketAddr, line: &str) -> String {
-        let mut stream = TcpStream::connect(address).await.expect("it listens");
-        ask(&mut stream, &format!("{line} HTTP/1.1\r\nHost: x\r\n\r\n")).await
-    }
+    use http::header::CONTENT_TYPE;
+    use http_body_util::BodyExt;
 
     #[tokio::test]
     async fn metrics_are_served_and_nothing_else() {
-        let (address, _running) = endpoint().await;
-        let answer = get(address, "GET /metrics").await;
-        let (head, body) = answer.split_once("\r\n\r\n").expect("a body");
-        assert!(head.starts_with("HTTP/1.1 200 OK"), "{head}");
-        assert!(head.contains("content-type: application/openmetrics-text; version=1.0.0; charset=utf-8"));
+        let look: Look =
+            Arc::new(|| Box::pin(async { Snapshot { pods: vec![("ready", 3)], ..Default::default() } }));
+        let answer = metrics("/metrics", &look).await;
+        assert_eq!(answer.status(), StatusCode::OK);
+        let kind = answer.headers()[CONTENT_TYPE].to_str().expect("text");
+        assert_eq!(kind, "application/openmetrics-text; version=1.0.0; charset=utf-8");
+        let body = answer.into_body().collect().await.expect("a body").to_bytes();
+        let body = std::str::from_utf8(&body).expect("text");
         assert!(body.contains("longshore_pods{state=\"ready\"} 3\n") && body.ends_with("# EOF\n"), "{body}");
-        let head = get(address, "HEAD /metrics").await;
-        assert!(head.starts_with("HTTP/1.1 200 OK") && head.ends_with("\r\n\r\n"), "{head}");
-        assert!(get(address, "POST /metrics").await.starts_with("HTTP/1.1 405"));
-        assert!(get(address, "GET /").await.starts_with("HTTP/1.1 404"));
-        let long = format!("GET /{} ", "x".repeat(2 * HEAD_BYTES_MAX));
-        let mut stream = TcpStream::connect(address).await.expect("it listens");
-        let _ = stream.write_all(long.as_bytes()).await;
-        let mut end = Vec::new();
-        let _ = stream.read_to_end(&mut end).await;
-        assert!(!String::from_utf8_lossy(&end).contains("200"));
-    }
-
-    #[tokio::test]
-    async fn who_does_nothing_cannot_keep_others_out() {
-        let (address, _running) = endpoint().await;
-        let mut silent = Vec::new();
-        for _ in 0..2 * CLIENTS_MAX {
-            silent.push(TcpStream::connect(address).await.expect("it listens"));
-        }
-        assert!(get(address, "GET /metrics").await.starts_with("HTTP/1.1 200"));
-        // The first had to go; the last is still served.
-        assert_eq!(silent[0].read(&mut [0; 1]).await.unwrap_or(0), 0);
-        let last = silent.last_mut().expect("some");
-        assert!(ask(last, "GET /metrics HTTP/1.0\r\n\r\n").await.starts_with("HTTP/1.0 200"));
-    }
-
-    #[tokio::test]
-    async fn a_client_that_takes_too_long_is_cut_off() {
-        let (one, mut other) = tokio::io::duplex(64);
-        let look: Look = Arc::new(|| Box::pin(std::future::pending()));
-        tokio::time::pause();
-        let begun = tokio::time::Instant::now();
-        other.write_all(b"GET /metrics HTTP/1.1\r\n\r\n").await.expect("it is sent");
-        client(one, look).await;
-        assert!(begun.elapsed() >= CLIENT_LIMIT);
+        assert_eq!(metrics("/", &look).await.status(), StatusCode::NOT_FOUND);
     }
 }

@@ -316,25 +316,38 @@ fn is_secret(name: &str) -> bool {
     SECRET_WORDS.iter().any(|word| name.contains(word))
 }
 
-/// JSON of others, such as what a CNI plugin gets: values whose names say that they are
-/// secret are masked. What is no JSON is not told.
-#[must_use]
-pub fn json(text: &[u8]) -> String {
-    fn mask(value: &mut serde_json::Value) {
-        match value {
-            serde_json::Value::Object(map) => {
-                for (name, value) in map {
-                    if is_secret(name) { *value = MASKED.into() } else { mask(value) }
+/// Masks in JSON of others (what a CNI plugin gets, a spec) the values whose names say that
+/// they are secret, and those of environment variables.
+pub fn value(json: &mut serde_json::Value) {
+    use serde_json::Value;
+    match json {
+        Value::Object(map) => {
+            for (name, inner) in map {
+                match inner {
+                    _ if is_secret(name) => *inner = MASKED.into(),
+                    Value::Array(list) if name == "env" => list.iter_mut().for_each(variable),
+                    _ => value(inner),
                 }
             }
-            serde_json::Value::Array(list) => list.iter_mut().for_each(mask),
-            _ => {}
         }
+        Value::Array(list) => list.iter_mut().for_each(value),
+        _ => {}
     }
+}
+
+/// Masks the value of a variable; of what is none it leaves nothing.
+fn variable(json: &mut serde_json::Value) {
+    let name = json.as_str().and_then(|text| text.split_once('=')).map(|(name, _)| name);
+    *json = name.map_or_else(|| MASKED.into(), |name| format!("{name}={MASKED}").into());
+}
+
+/// JSON of others, masked by [`value`]. What is no JSON is not told.
+#[must_use]
+pub fn json(text: &[u8]) -> String {
     match serde_json::from_slice::<serde_json::Value>(text) {
-        Ok(mut value) => {
-            mask(&mut value);
-            value.to_string()
+        Ok(mut json) => {
+            value(&mut json);
+            json.to_string()
         }
         Err(_) if text.trim_ascii().is_empty() => String::new(),
         Err(_) => format!("({} bytes that are no JSON)", text.len()),
@@ -351,6 +364,23 @@ mod tests {
     fn told(method: &str, message: &impl Message) -> Json {
         let text = request(method, &message.encode_to_vec());
         serde_json::from_str(&text).unwrap_or_else(|error| panic!("{error}: {text}"))
+    }
+
+    #[test]
+    fn secrets_of_a_spec_are_masked() {
+        let mut spec = json!({
+            "process": {"args": ["a=b"], "env": ["PATH=/bin", "EMPTY=", "none"]},
+            "annotations": {"a": "b", "my-token": "hunter2"},
+            "hooks": {"createRuntime": [{"path": "/h", "env": ["KEY=hunter2"]}]},
+        });
+        value(&mut spec);
+        let masked = |name: &str| format!("{name}={MASKED}");
+        let want = json!({
+            "process": {"args": ["a=b"], "env": [masked("PATH"), masked("EMPTY"), MASKED]},
+            "annotations": {"a": "b", "my-token": MASKED},
+            "hooks": {"createRuntime": [{"path": "/h", "env": [masked("KEY")]}]},
+        });
+        assert_eq!(spec, want);
     }
 
     #[test]

@@ -76,6 +76,8 @@ impl Ring {
     /// Lines after number `after`, the oldest first, of at most `bytes_max` together but at
     /// least one; and the number of the last of them.
     pub(super) fn after(&self, after: u64, bytes_max: usize) -> (Vec<Bytes>, u64) {
+        // Who asks for more than there was has asked an earlier life of the server.
+        let after = if after > self.last { 0 } else { after };
         let newer = |lines: &'_ Lines| lines.lines.partition_point(|(number, _)| *number <= after);
         let mut changes = self.changes.lines.range(newer(&self.changes)..).peekable();
         let mut looks = self.looks.lines.range(newer(&self.looks)..).peekable();
@@ -86,7 +88,7 @@ impl Ring {
                 (Some(_), None) => changes.next(),
                 _ => looks.next(),
             };
-            let Some((number, line)) = next else { return (found, self.last.max(last)) };
+            let Some((number, line)) = next else { return (found, self.last) };
             if bytes + line.len() > bytes_max && !found.is_empty() {
                 return (found, last);
             }
@@ -130,6 +132,14 @@ mod tests {
         // What runs takes of the room.
         ring.push(Sort::Change, b"pod".to_vec(), 8 << 10);
         assert!(all(&ring).iter().all(|line| line != "pod"));
+    }
+
+    #[test]
+    fn who_has_asked_an_earlier_life_gets_all() {
+        let mut ring = Ring::new(8 << 10);
+        ring.push(Sort::Change, b"a".to_vec(), 0);
+        let (lines, last) = ring.after(50, usize::MAX);
+        assert_eq!((lines.len(), last), (1, 1));
     }
 
     #[test]

@@ -27,6 +27,7 @@ mod log_limit;
 mod metrics;
 mod neighbours;
 mod overload;
+mod page;
 mod pull_kills;
 mod reconcile;
 mod restart;

@@ -42,7 +42,8 @@ fn files_below(folder: &Path) -> Vec<std::path::PathBuf> {
 #[tokio::test]
 async fn nothing_secret_shows_up_where_it_does_not_belong() {
     let (collector, traces) = Collector::start(1.0).await;
-    let lines = "[log]\nlevel = \"trace\"\n[metrics]\naddress = \"unix://{folder}/m.sock\"\n";
+    let lines = "[log]\nlevel = \"trace\"\n[metrics]\naddress = \"unix://{folder}/m.sock\"\n\
+                 [page]\naddress = \"unix://{folder}/p.sock\"\n";
     let node = Node::with(Server::Longshore).config(lines).config(&traces).start().await;
     let mut errors = Vec::new();
 
@@ -100,6 +101,14 @@ async fn nothing_secret_shows_up_where_it_does_not_belong() {
     ];
     let tokens = urls.map(|url| url.rsplit('/').next().expect("a token").to_owned());
 
+    let mut shown = Vec::new();
+    for path in ["/", "/v1/ps", "/v1/calls", "/v1/trace?after=0", &format!("/v1/spec/{}", container.id)] {
+        let question = format!("GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n");
+        let answer = ask(&node.place().path("p.sock"), &question).await;
+        assert!(answer.starts_with(b"HTTP/1.1 200"), "{path}: {}", String::from_utf8_lossy(&answer));
+        shown.push((format!("the page's {path}"), answer));
+    }
+
     // A restart reads all of it again.
     node.longshore().terminate().await;
     node.longshore().start().await;
@@ -119,6 +128,7 @@ async fn nothing_secret_shows_up_where_it_does_not_belong() {
         ("doctor".to_owned(), [doctor.stdout, doctor.stderr].concat()),
         ("errors".to_owned(), format!("{errors:?}").into_bytes()),
     ];
+    places.extend(shown);
     for folder in [&root, &state] {
         for file in files_below(folder) {
             let content = std::fs::read(&file).expect("a file");
