@@ -6,8 +6,7 @@
 //! Without a containerd the server serves all the same, after a short wait: Status says
 //! RuntimeReady=false, and everything is loaded once containerd answers (SVC-37).
 
-use std::os::unix::fs::{FileTypeExt, PermissionsExt};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -36,7 +35,7 @@ use crate::pod::{Pods, Recovery};
 use crate::spec::{self, gather};
 use crate::state::{Paths, Store};
 use crate::stream::Streaming;
-use crate::sys::socket::Address;
+use crate::sys::socket::bind;
 use crate::telemetry::traces::Exporter;
 use crate::telemetry::{LogControl, endpoint};
 
@@ -260,27 +259,6 @@ async fn listen(address: &ListenAddress, what: &'static str) -> anyhow::Result<h
             Ok(httpd::Listener::Tcp(listener))
         }
     }
-}
-
-/// Binds a socket. A stale one is replaced, a living one never (SVC-02).
-async fn bind(path: &Path, mode: u32) -> anyhow::Result<UnixListener> {
-    if let Some(folder) = path.parent() {
-        std::fs::create_dir_all(folder).with_context(|| format!("folder {folder:?}"))?;
-    }
-    match std::fs::symlink_metadata(path) {
-        Ok(found) if !found.file_type().is_socket() => bail!("{path:?} exists and is not a socket"),
-        Ok(_) => {
-            if UnixStream::connect(Address::of(path)?.path()).await.is_ok() {
-                bail!("another server answers on {path:?}");
-            }
-            std::fs::remove_file(path).with_context(|| format!("remove the stale socket {path:?}"))?;
-        }
-        Err(_) => {}
-    }
-    let listener = UnixListener::bind(Address::of(path)?.path()).with_context(|| format!("bind {path:?}"))?;
-    std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode))
-        .with_context(|| format!("permissions of {path:?}"))?;
-    Ok(listener)
 }
 
 /// What the process is told from outside.

@@ -7,6 +7,8 @@ mod explain;
 mod images;
 mod keeper;
 mod ps;
+mod record;
+mod replay;
 mod serve;
 mod trace;
 mod version;
@@ -45,6 +47,10 @@ enum Command {
     Ps(ps::Arguments),
     /// As ps, again and again.
     Top(ps::TopArguments),
+    /// Keep a node's calls of the CRI in a file, between its client and its server.
+    Record(record::Arguments),
+    /// Play a record to a server, and compare the answers.
+    Replay(replay::Arguments),
     /// Show what each call of the CRI caused, and how long that took.
     Trace(trace::Arguments),
     /// Print the versions of this program and, when they answer, of the server and its containerd.
@@ -60,12 +66,14 @@ pub fn run() -> ExitCode {
     let done = match Arguments::parse().command {
         Command::Check(arguments) => return ended(check::run(arguments, Mode::Check), 2),
         Command::Doctor(arguments) => return ended(check::run(arguments, Mode::Doctor), 2),
+        Command::Replay(arguments) => return ended(replay::run(arguments), 2),
         Command::Serve(arguments) => serve::run(arguments),
         Command::Config(arguments) => config::run(arguments),
         Command::Diff(arguments) => diff::run(arguments),
         Command::Explain(arguments) => explain::run(arguments),
         Command::Images(arguments) => images::run(arguments),
         Command::Ps(arguments) => ps::run(arguments),
+        Command::Record(arguments) => record::run(arguments),
         Command::Top(arguments) => ps::top(arguments),
         Command::Trace(arguments) => trace::run(arguments),
         Command::Version(arguments) => version::run(arguments),
