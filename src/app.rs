@@ -22,7 +22,7 @@ use crate::admin::{self, Admin};
 use crate::cdi::Cdi;
 use crate::config::{Config, ListenAddress, Overrides};
 use crate::container::{self, Containers};
-use crate::containerd::Containerd;
+use crate::containerd::{Containerd, Event};
 use crate::cri::Cri;
 use crate::events::Events;
 use crate::flow::{Flow, Joins};
@@ -129,6 +129,36 @@ fn connections(listener: UnixListener) -> impl Stream<Item = std::io::Result<Uni
         }
         Some((accepted, listener))
     })
+}
+
+/// The services of a server that only looks at what is there: it claims no root, starts no
+/// process, and neither recovers nor repairs anything. Requests that would change something
+/// are not to be sent to it.
+///
+/// # Errors
+/// containerd does not answer, or a configuration that it cannot be.
+pub(crate) async fn looking(config: Arc<Config>, stop: CancellationToken) -> anyhow::Result<Cri> {
+    let paths = Paths::new(&config.file.root, &config.file.state);
+    let pods = build(config.clone(), paths, Flow::default()).await?;
+    let (sender, mut events) = mpsc::channel(EVENTS_MAX);
+    let containerd = pods.containers.containerd.clone();
+    tokio::spawn(containerd.clone().watch(sender, stop.clone()));
+    let connected = tokio::time::timeout(CONTAINERD_WAIT, async {
+        while let Some(event) = events.recv().await {
+            if matches!(event, Event::Connected) {
+                return Ok(());
+            }
+        }
+        bail!("containerd does not answer")
+    });
+    connected.await.unwrap_or_else(|_| containerd.capabilities().map(drop).map_err(Into::into))?;
+    // Who looks once needs no news, but the sender waits for nobody.
+    tokio::spawn(async move { while events.recv().await.is_some() {} });
+    pods.network.reload();
+    pods.load_for_looking().await?;
+    // Its address is nobody's: it is never listened at.
+    let (streaming, _) = Streaming::bind(&config, pods.clone()).await?;
+    Ok(Cri::new(pods, streaming))
 }
 
 /// Builds the parts.

@@ -10,6 +10,7 @@ mod ps;
 mod record;
 mod replay;
 mod serve;
+mod shadow;
 mod trace;
 mod version;
 
@@ -51,6 +52,8 @@ enum Command {
     Record(record::Arguments),
     /// Play a record to a server, and compare the answers.
     Replay(replay::Arguments),
+    /// Compare what a server tells of its node with what longshore would. Changes nothing.
+    Shadow(shadow::Arguments),
     /// Show what each call of the CRI caused, and how long that took.
     Trace(trace::Arguments),
     /// Print the versions of this program and, when they answer, of the server and its containerd.
@@ -67,6 +70,7 @@ pub fn run() -> ExitCode {
         Command::Check(arguments) => return ended(check::run(arguments, Mode::Check), 2),
         Command::Doctor(arguments) => return ended(check::run(arguments, Mode::Doctor), 2),
         Command::Replay(arguments) => return ended(replay::run(arguments), 2),
+        Command::Shadow(arguments) => return ended(shadow::run(arguments), 2),
         Command::Serve(arguments) => serve::run(arguments),
         Command::Config(arguments) => config::run(arguments),
         Command::Diff(arguments) => diff::run(arguments),

@@ -11,6 +11,7 @@ mod codec;
 mod format;
 mod proxy;
 pub mod replay;
+pub mod shadow;
 mod tap;
 mod writer;
 
