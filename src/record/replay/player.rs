@@ -31,6 +31,8 @@ const CALL_LIMIT: Duration = Duration::from_secs(600);
 /// How long an answer that differs in what passes, such as a state, is asked for again, and one
 /// that differs in anything else.
 const SETTLE_LIMITS: (Duration, Duration) = (Duration::from_secs(10), Duration::from_secs(3));
+/// How long all of this may take in vain.
+const PATIENCE: Duration = Duration::from_secs(30);
 /// What passes.
 const PASSING: [&str; 5] = ["state", "exit_code", "reason", "started_at", "finished_at"];
 /// The first pause before that, and the longest.
@@ -54,6 +56,8 @@ pub(super) struct Player {
     news: watch::Sender<usize>,
     /// Fields whose differences waiting did not help against.
     hopeless: Mutex<HashSet<String>>,
+    /// What is left of [`PATIENCE`].
+    patience: Mutex<Duration>,
     begun: Instant,
 }
 
@@ -85,6 +89,7 @@ impl Player {
             ended: Mutex::new(Ended { done: vec![false; plan.calls.len()], prefix: 0 }),
             news: watch::Sender::new(0),
             hopeless: Mutex::default(),
+            patience: Mutex::new(PATIENCE),
             begun: Instant::now(),
         }
     }
@@ -202,11 +207,12 @@ impl Player {
         loop {
             let passes = found.iter().any(|it| passes(&it.path));
             let limit = if passes { SETTLE_LIMITS.0 } else { SETTLE_LIMITS.1 };
+            let limit = limit.min(*lock(&self.patience));
             let is_hopeless = || {
                 let known = lock(&self.hopeless);
                 found.iter().all(|it| known.contains(field(&it.path)))
             };
-            if begun.elapsed() > limit || (!passes && is_hopeless()) {
+            if begun.elapsed() >= limit || (!passes && is_hopeless()) {
                 break;
             }
             tokio::time::sleep(pause).await;
@@ -217,6 +223,9 @@ impl Player {
                 return Verdict::Settled(begun.elapsed());
             }
         }
+        let mut patience = lock(&self.patience);
+        *patience = patience.saturating_sub(begun.elapsed());
+        drop(patience);
         lock(&self.hopeless).extend(found.iter().map(|it| field(&it.path).to_owned()));
         Verdict::Different(found)
     }
