@@ -130,12 +130,16 @@ impl Player {
     }
 
     fn end(&self, rank: usize) {
-        let mut ended = lock(&self.ended);
-        ended.done[rank] = true;
-        while ended.done.get(ended.prefix) == Some(&true) {
-            ended.prefix += 1;
-        }
-        self.news.send_replace(ended.prefix);
+        let prefix = {
+            let mut ended = lock(&self.ended);
+            ended.done[rank] = true;
+            while ended.done.get(ended.prefix) == Some(&true) {
+                ended.prefix += 1;
+            }
+            ended.prefix
+        };
+        // Who waits looks at what has ended while the channel is locked: never the other way round.
+        self.news.send_replace(prefix);
     }
 
     async fn wait_for(&self, is_so: impl Fn(&Ended) -> bool) {
