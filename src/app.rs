@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use anyhow::{Context, bail};
 use futures_util::Stream;
+use rustix::fs::Mode;
 use tokio::net::{TcpListener, UnixListener, UnixStream};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc;
@@ -69,6 +70,8 @@ pub async fn serve(
 ) -> anyhow::Result<()> {
     // First of all: a signal that comes while the server starts must not kill it.
     let mut signals = Signals::new()?;
+    // Files get the modes that they are made with, whoever starts the server.
+    rustix::process::umask(Mode::WGRP | Mode::WOTH);
     let config = Arc::new(config);
     let stop = CancellationToken::new();
     let flow = Flow::default();

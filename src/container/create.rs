@@ -13,7 +13,7 @@ use tracing::info;
 
 use super::files::remove_folder;
 use super::labels::{self, Labelled};
-use super::{Containers, image_volumes, volumes};
+use super::{Containers, image_volumes, log, volumes};
 use crate::config::Handler;
 use crate::containerd::ContainerRecord;
 use crate::error::{Context, Error, Kind, Result, invalid, precondition};
@@ -22,7 +22,7 @@ use crate::ids::{self, ContainerId};
 use crate::image::Image;
 use crate::points;
 use crate::proto::cri::{ContainerConfig, ContainerState, CreateContainerRequest};
-use crate::spec::{self, ContainerInput, Modes, Spec, annotations, gather, mounts, paths, process, selinux};
+use crate::spec::{self, ContainerInput, Modes, Spec, annotations, gather, mounts, process, selinux};
 use crate::state::container::{Status, now};
 use crate::state::record::{self, ContainerMetadata};
 use crate::state::{Container, Pod};
@@ -51,6 +51,8 @@ struct Creation {
     id: ContainerId,
     pod: Arc<Pod>,
     config: ContainerConfig,
+    /// Where its log is; empty for none.
+    log_path: String,
     /// The mappings of the user namespace.
     maps: Option<IdMaps>,
     image: Arc<Image>,
@@ -164,6 +166,7 @@ impl Containers {
         modes: Modes,
     ) -> Result<Creation> {
         let handler = self.handler_of(&pod)?.clone();
+        let log_path = log::path(&pod.config.log_directory, &config.log_path)?;
         let reference = config.image.as_ref().map(|image| image.image.as_str()).unwrap_or_default();
         if reference.is_empty() {
             return Err(invalid("the container config names no image"));
@@ -177,7 +180,19 @@ impl Containers {
         let target_pid = spec::pid_target(&config).map(|target| self.target_pid(&pod, target)).transpose()?;
         let labels = self.labelled(&labels::asked_by_container(&config, &pod)?)?;
         let maps = modes.user;
-        Ok(Creation { id, pod, config, maps, image, volume_images, handler, target_pid, labels, devices })
+        Ok(Creation {
+            id,
+            pod,
+            config,
+            log_path,
+            maps,
+            image,
+            volume_images,
+            handler,
+            target_pid,
+            labels,
+            devices,
+        })
     }
 
     /// The pid of the container whose pid namespace is joined (OCI-22).
@@ -317,19 +332,15 @@ impl Containers {
         oci: &Spec,
         root: &Path,
     ) -> Result<Arc<Container>> {
-        let Creation { id, pod, config, image, handler, .. } = creation;
+        let Creation { id, pod, config, log_path, image, handler, .. } = creation;
         let process = oci.process.clone().unwrap_or_default();
-        let log_path = match (pod.config.log_directory.as_str(), config.log_path.as_str()) {
-            ("", _) | (_, "") => String::new(),
-            (folder, file) => paths::join(folder, file),
-        };
         let metadata = ContainerMetadata {
             id: id.to_string(),
             name: name.to_owned(),
             sandbox_id: pod.id.to_string(),
             config: config.clone(),
             image_ref: image.id.clone(),
-            log_path,
+            log_path: log_path.clone(),
             stop_signal: process::stop_signal(config, &image.config)?,
             process_label: creation.labels.process().to_owned(),
             ..ContainerMetadata::default()

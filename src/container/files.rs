@@ -29,7 +29,7 @@ pub async fn remove_folder(path: &Path) -> Result<()> {
             sys::mount::unmount_below(&folder).context(|| format!("folder {folder:?}"))?;
             let _step = trace::file("remove a folder", &folder);
             points::before("remove a folder")?;
-            Ok(std::fs::remove_dir_all(&folder))
+            Ok(sys::remove::tree(&folder))
         })
         .await?;
         match result {

@@ -4,6 +4,7 @@
 //! exit cannot be missed, since events are watched all the time and the handling of an
 //! exit waits for the `starting` mark to go (CTR-14).
 
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -16,7 +17,7 @@ use crate::flow;
 use crate::io::ContainerIo;
 use crate::io::fifo::{Fifos, Wanted};
 use crate::proto::cri::ContainerState;
-use crate::spec::{self, Modes};
+use crate::spec::{self, Modes, paths};
 use crate::state::Container;
 use crate::state::container::{START_ERROR_CODE, now};
 use crate::telemetry::traces;
@@ -143,12 +144,17 @@ impl Containers {
     /// How the output of a container is kept; `started` says that its task exists.
     pub(crate) fn output_of(&self, container: &Container, fifos: &Fifos, started: bool) -> ContainerIo {
         let log_path = &container.metadata.log_path;
+        let pod = self.store.pod(container.pod_id.as_str()).ok();
+        let log_root = pod.map(|pod| PathBuf::from(paths::clean(&pod.config.log_directory)));
+        // Records that others have made may have another path.
+        let log_root = log_root.filter(|root| Path::new(log_path).starts_with(root));
         ContainerIo {
             id: container.id.to_string(),
             stdin: fifos.stdin.clone(),
             stdout: fifos.stdout.clone(),
             stderr: fifos.stderr.clone(),
             log_path: (!log_path.is_empty()).then(|| log_path.into()),
+            log_root,
             line_bytes_max: self.config.file.container.log_line_bytes_max,
             bytes_per_second_max: self.config.file.container.log_bytes_per_second_max,
             started,

@@ -8,26 +8,31 @@
 //! Such a shim still has its socket, whose name follows from what it serves. Over it, it is
 //! told what containerd failed to tell it: to delete its task, and to shut down. A shim
 //! that still serves another container refuses to shut down. One whose bundle containerd
-//! has removed can delete nothing any more: it is killed if it has no processes.
+//! has removed can delete nothing any more, and one that hangs answers nothing: these are
+//! killed if they have no processes.
 
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use prost::Message;
 use sha2::{Digest, Sha256};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixStream;
-use tracing::{debug, info};
+use tracing::{debug, info, warn};
 
 use super::Containerd;
 use crate::error::{Context, Result, deadline};
+use crate::flow;
 use crate::sys::process;
+use crate::sys::processes::{self, Process};
 
 /// Where shims have their sockets, whatever containerd's own folders are.
 const SOCKETS: &str = "/run/containerd/s";
 /// How long a shim may take to end.
 const LIMIT: Duration = Duration::from_secs(10);
+/// How long one that was killed may take.
+const KILL_LIMIT: Duration = Duration::from_secs(2);
 /// How often a task that is about to die is tried to be deleted.
 const DELETE_PAUSE: Duration = Duration::from_millis(50);
 const DELETE_TRIES: usize = 10;
@@ -106,6 +111,9 @@ impl Containerd {
             other => return other.map(drop),
         }
         let talked = tokio::time::timeout(LIMIT, shut_down(&path, id)).await;
+        if talked.is_err() {
+            self.kill_hung_shim(id).await?;
+        }
         // Nobody listens any more: what is left is a name.
         if UnixStream::connect(&path).await.is_err() {
             let _ = std::fs::remove_file(&path);
@@ -120,12 +128,43 @@ impl Containerd {
         Err(deadline("it goes on")).context(left)
     }
 
+    /// Kills the shim of `id`, which does not answer, and waits until it is gone.
+    async fn kill_hung_shim(&self, id: &str) -> Result<()> {
+        let (address, namespace, name) = (self.address.clone(), self.namespace.clone(), id.to_owned());
+        let shims = flow::blocking(move || {
+            let is_it = |process: &Process| {
+                process.program().starts_with("containerd-shim")
+                    && process.flag("id") == Some(&name)
+                    && process.flag("namespace") == Some(&namespace)
+                    && process.flag("address").is_some_and(|it| is_same_file(Path::new(it), &address))
+            };
+            Ok(processes::all().into_iter().filter(is_it).map(|process| process.pid).collect::<Vec<_>>())
+        })
+        .await?;
+        for pid in shims {
+            warn!(
+                shim = id,
+                pid, "a shim that containerd has lost hangs: it is killed if it has no processes"
+            );
+            kill_idle(pid, id);
+            let end = Instant::now() + KILL_LIMIT;
+            while process::parent_of(pid).is_some() && Instant::now() < end {
+                tokio::time::sleep(DELETE_PAUSE).await;
+            }
+        }
+        Ok(())
+    }
+
     /// The socket of the shim of a task, as long as it is there.
     fn shim_socket(&self, id: &str) -> Option<PathBuf> {
         let real = self.address.canonicalize().ok();
         let named = [Some(&*self.address), real.as_deref()].into_iter().flatten();
         named.map(|address| socket(address, &self.namespace, id)).find(|path| path.exists())
     }
+}
+
+fn is_same_file(one: &Path, other: &Path) -> bool {
+    one == other || one.canonicalize().is_ok_and(|one| other.canonicalize().is_ok_and(|other| one == other))
 }
 
 /// The socket of a shim is named by a hash of what it serves.

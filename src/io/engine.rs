@@ -130,7 +130,7 @@ impl Engine {
             }
             self.remove(&io.id);
         }
-        let file = io.log_path.as_deref().map(LogFile::open).transpose()?;
+        let file = io.open_log()?;
         let fifos = [(Stream::Stdout, io.stdout.as_deref()), (Stream::Stderr, io.stderr.as_deref())];
         let fifos = || fifos.iter().filter_map(|(stream, path)| Some((*stream, (*path)?)));
         let changed = self.shared.changed.clone();
@@ -161,8 +161,8 @@ impl Engine {
     /// NotFound; those of the file system, and then the old file stays in use.
     pub(super) fn reopen(&self, id: &str) -> Result<()> {
         let container = self.shared.known(id)?;
-        if let Some(path) = &container.io.log_path {
-            container.output.switch_to(LogFile::open(path)?);
+        if let Some(file) = container.io.open_log()? {
+            container.output.switch_to(file);
         }
         Ok(())
     }
@@ -271,13 +271,22 @@ impl Container {
     /// to open, not what.
     fn is_same(&self, io: &ContainerIo) -> bool {
         let ContainerIo { started, bytes_per_second_max, .. } = self.io;
-        let is_equal = ContainerIo { started, bytes_per_second_max, ..io.clone() } == self.io;
+        // A server of before does not tell the folder.
+        let log_root = self.io.log_root.clone();
+        let is_equal = ContainerIo { started, bytes_per_second_max, log_root, ..io.clone() } == self.io;
         let paths = [&io.stdout, &io.stderr].into_iter().flatten();
         is_equal && paths.zip(&self.sources).all(|(path, source)| source.is_at(path))
     }
 
     fn is_open(&self) -> bool {
         !self.output.is_drained() || lock(&self.stdin).is_some()
+    }
+}
+
+impl ContainerIo {
+    fn open_log(&self) -> Result<Option<LogFile>> {
+        let open = |path| LogFile::open(path, self.log_root.as_deref());
+        self.log_path.as_deref().map(open).transpose()
     }
 }
 

@@ -10,14 +10,20 @@
 //! that nobody sees. It is not; what comes is lost until the log is opened again, which the
 //! kubelet asks for when it misses the file (LOG-16). To make it anew by itself would leave
 //! files behind of pods that are being removed.
+//!
+//! A container that has its log's folder mounted may put there what it likes, and this is
+//! root on the host: from the pod's log folder on no link is followed, and nothing but a
+//! regular file is opened ([`beneath::append`]). Where the folder itself is, the kubelet says;
+//! above it the node's owner may have links.
 
-use std::fs::{DirBuilder, File, OpenOptions};
+use std::fs::File;
 use std::io::{ErrorKind, Seek, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::os::unix::fs::{DirBuilderExt, FileExt, MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
-use crate::error::{Context, Result};
+use crate::error::{Context, Result, invalid};
+use crate::sys::beneath;
 
 /// How often a file that is written to is looked for, in nanoseconds.
 const LOOK_PAUSE: u64 = 1_000_000_000;
@@ -57,22 +63,18 @@ pub(super) struct Loss {
 
 impl LogFile {
     /// Opens `path` for appending; makes it (mode 0640) and its directory (0755) when
-    /// missing (CTR-17, LOG-16).
+    /// missing (CTR-17, LOG-16). It is in the folder `root`, if one is given: from there on
+    /// no link is followed, else from its own folder on.
     ///
     /// # Errors
-    /// Those of the file system, naming the path.
-    pub(super) fn open(path: &Path) -> Result<LogFile> {
-        // Non-blocking: were it a FIFO, neither this nor a write may wait for a reader.
-        let mut options = OpenOptions::new();
-        options.read(true).append(true).create(true).mode(0o640).custom_flags(libc::O_NONBLOCK);
-        let opened = options.open(path).or_else(|error| match (error.kind(), path.parent()) {
-            (ErrorKind::NotFound, Some(parent)) => {
-                DirBuilder::new().recursive(true).mode(0o755).create(parent)?;
-                options.open(path)
-            }
-            _ => Err(error),
-        });
-        let file = opened.context(|| format!("open log file {path:?}"))?;
+    /// Those of [`beneath::append`], naming the path.
+    pub(super) fn open(path: &Path, root: Option<&Path>) -> Result<LogFile> {
+        let what = || format!("open log file {path:?}");
+        let root = root.or(path.parent()).unwrap_or(path);
+        let above = root.parent().unwrap_or(Path::new("/"));
+        let below = path.strip_prefix(above).ok().filter(|_| path.starts_with(root));
+        let below = below.ok_or_else(|| invalid(format!("it is not in {root:?}"))).context(what)?;
+        let file = beneath::append(above, below, 0o640).context(what)?;
         Ok(LogFile { path: path.to_owned(), file, end: End::Unknown, is_removed: false, next_look: 0 })
     }
 
@@ -177,7 +179,7 @@ mod tests {
     }
 
     fn append(path: &Path, entries: &str) {
-        let mut file = LogFile::open(path).expect("opened");
+        let mut file = LogFile::open(path, None).expect("opened");
         for entry in entries.split_inclusive('\n') {
             file.write(entry.as_bytes(), 0).expect("written");
         }
@@ -204,7 +206,7 @@ mod tests {
         let path = folder.path().join("0.log");
         let mut old = File::create(&path).expect("made");
         old.write_all(b"ha").expect("written");
-        let mut new = LogFile::open(&path).expect("opened");
+        let mut new = LogFile::open(&path, None).expect("opened");
         old.write_all(b"lf\n").expect("written");
         new.write(b"next\n", 0).expect("written");
         assert_eq!(read(&path), "half\nnext\n");
@@ -215,7 +217,7 @@ mod tests {
     fn a_file_that_was_removed_is_not_written_to() {
         let folder = tempfile::tempdir().expect("a folder");
         let path = folder.path().join("0.log");
-        let mut file = LogFile::open(&path).expect("opened");
+        let mut file = LogFile::open(&path, None).expect("opened");
         file.write(b"one\n", 5).expect("written");
         std::fs::rename(&path, folder.path().join("1.log")).expect("rotated");
         file.write(b"two\n", 5 + LOOK_PAUSE).expect("it has another name");
@@ -223,15 +225,38 @@ mod tests {
         let loss = file.write(b"three\nfour\n", 5 + 2 * LOOK_PAUSE).expect_err("nobody would see it");
         assert_eq!((loss.entries, loss.bytes), (2, 11));
         assert_eq!(loss.error.to_string(), "the log file was removed");
-        let mut file = LogFile::open(&path).expect("opened");
+        let mut file = LogFile::open(&path, None).expect("opened");
         file.write(b"five\n", 5).expect("written");
         assert_eq!(read(&path), "five\n");
     }
 
     #[test]
     fn what_is_not_written_is_counted() {
-        let mut file = LogFile::open(Path::new("/dev/full")).expect("opened");
+        let full: OwnedFd = File::options().write(true).open("/dev/full").expect("opened").into();
+        let mut file = LogFile::inherit(full, Path::new("/dev/full"));
         let loss = file.write(b"one\ntwo\n", 0).expect_err("it is full");
         assert_eq!((loss.entries, loss.bytes, loss.error.kind()), (2, 8, ErrorKind::StorageFull));
+    }
+
+    /// Who may write into the folder of a log leads it nowhere else; above it links are fine.
+    #[test]
+    fn no_link_is_followed_from_the_log_folder_on() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = |name: &str| folder.path().join(name);
+        std::fs::create_dir(path("outside")).expect("a folder");
+        for (to, name) in [("real", "logs"), ("../outside", "real/pod"), ("../../../outside", "real/good/c")]
+        {
+            std::fs::create_dir_all(path("real/good")).expect("a folder");
+            std::os::unix::fs::symlink(to, path(name)).expect("a link");
+        }
+        let open = |name: &str, root: &str| LogFile::open(&path(name), Some(&path(root))).map(drop);
+        open("logs/good/d/0.log", "logs/good").expect("opened");
+        open("logs/0.log", "logs").expect_err("the folder itself");
+        open("logs/pod/d/0.log", "logs/pod").expect_err("the pod's folder");
+        open("logs/good/c/0.log", "logs/good").expect_err("the container's folder");
+        open("outside/0.log", "logs/good").expect_err("another folder");
+        let error = LogFile::open(&path("logs/good/c/0.log"), None).map(drop).expect_err("its own folder");
+        assert!(error.message().contains("logs/good/c/0.log"), "{error}");
+        assert_eq!(std::fs::read_dir(path("outside")).expect("a folder").count(), 0);
     }
 }

@@ -53,6 +53,10 @@ pub struct ContainerIo {
     /// The log file; without one output is read and dropped (CTR-07).
     #[serde(default)]
     pub log_path: Option<PathBuf>,
+    /// The pod's log folder, which the log file is in: from it on no link is followed. Without
+    /// it that holds from the file's own folder on.
+    #[serde(default)]
+    pub log_root: Option<PathBuf>,
     /// The longest content of an entry in bytes; 0 means [`super::LINE_BYTES_CAP`], which
     /// is also what a larger one means (LOG-04).
     #[serde(default)]

@@ -3,7 +3,7 @@
 use std::os::unix::fs::chown;
 use std::path::Path;
 
-use crate::error::{Context, Result, precondition};
+use crate::error::{Context, Result, invalid, precondition};
 use crate::flow;
 use crate::ids::PodId;
 use crate::points;
@@ -73,6 +73,19 @@ pub(super) async fn make(request: PodFilesRequest, config: std::sync::Arc<PodSan
     .await
 }
 
+/// Refuses a hostname or DNS config that would be further lines of the pod's files.
+///
+/// # Errors
+/// InvalidArgument, with the text.
+pub(super) fn check(config: &PodSandboxConfig) -> Result<()> {
+    let dns = config.dns_config.iter();
+    let dns = dns.flat_map(|dns| dns.servers.iter().chain(&dns.searches).chain(&dns.options));
+    match dns.chain([&config.hostname]).find(|text| text.contains(['\n', '\r', '\0'])) {
+        Some(text) => Err(invalid(format!("{text:?} has a line break: hostname and DNS config have none"))),
+        None => Ok(()),
+    }
+}
+
 /// A file of the host; a missing one is empty.
 fn host_file(path: &str) -> Result<Vec<u8>> {
     match std::fs::read(path) {
@@ -113,5 +126,20 @@ mod tests {
             "search a b\nnameserver 10.0.0.1\nnameserver 10.0.0.2\noptions ndots:5 x\n"
         );
         assert_eq!(resolv_conf(&DnsConfig::default()), "");
+    }
+
+    #[test]
+    fn a_text_is_no_second_line() {
+        let dns = |dns: DnsConfig| check(&PodSandboxConfig { dns_config: Some(dns), ..Default::default() });
+        let bad = || vec!["good".to_owned(), "1.1.1.1\nnameserver 6.6.6.6".to_owned()];
+        dns(DnsConfig { servers: vec!["::1".into()], ..Default::default() }).expect("fine");
+        for config in [
+            DnsConfig { servers: bad(), ..Default::default() },
+            DnsConfig { searches: bad(), ..Default::default() },
+            DnsConfig { options: bad(), ..Default::default() },
+        ] {
+            dns(config).expect_err("two lines");
+        }
+        check(&PodSandboxConfig { hostname: "a\nb".into(), ..Default::default() }).expect_err("two lines");
     }
 }

@@ -65,6 +65,7 @@ impl Pods {
         let modes = Modes::of_pod(&config)?;
         modes.require_startable(&handler.name, self.containers.features_of(&handler))?;
         labels::asked_by_pod(&config)?;
+        files::check(&config)?;
         let name = ids::pod_name(metadata);
         let (this, key) = (self.clone(), name.clone());
         self.running

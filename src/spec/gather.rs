@@ -3,7 +3,9 @@
 pub mod classes;
 
 use std::collections::HashSet;
-use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
+use std::fs::{DirBuilder, File};
+use std::io::Read;
+use std::os::unix::fs::{DirBuilderExt, FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
 use super::classes::Classes;
@@ -240,11 +242,16 @@ pub fn local_seccomp(profile: &Profile) -> Result<Option<LocalProfile>> {
     if !Path::new(path).is_absolute() {
         return Err(invalid(format!("{}: not an absolute path", what())));
     }
-    let size = std::fs::metadata(path).context(what)?.len();
-    if size > PROFILE_BYTES_MAX {
+    // A device or a FIFO would have no end.
+    if !std::fs::metadata(path).context(what)?.is_file() {
+        return Err(invalid(format!("{}: not a regular file", what())));
+    }
+    let mut text = String::new();
+    let file = File::open(path).context(what)?;
+    file.take(PROFILE_BYTES_MAX + 1).read_to_string(&mut text).context(what)?;
+    if text.len() as u64 > PROFILE_BYTES_MAX {
         return Err(invalid(format!("{}: larger than {PROFILE_BYTES_MAX} bytes", what())));
     }
-    let text = std::fs::read_to_string(path).context(what)?;
     Ok(Some(LocalProfile { path: path.clone(), text }))
 }
 
@@ -270,8 +277,9 @@ fn mount(path: &Path, with_propagation: bool) -> Result<HostMount> {
     match std::fs::metadata(path) {
         Ok(_) => {}
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
-            std::fs::create_dir_all(path).context(what)?;
-            std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o755)).context(what)?;
+            // Not changed by its name once it is there: who may write to the folder that it is
+            // in could have put a link in its place.
+            DirBuilder::new().recursive(true).mode(0o755).create(path).context(what)?;
         }
         Err(error) => return Err(error).context(what),
     }

@@ -1,6 +1,7 @@
 //! Where things are on disk (COX-09): the built-in plugin's layout below two folders.
 
-use std::fs::File;
+use std::fs::{File, Permissions};
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{FlockOperation, flock};
@@ -28,14 +29,17 @@ impl Paths {
         Paths { root: root.to_owned(), state: state.to_owned() }
     }
 
-    /// Makes the folders, and holds the root until the file is dropped: two servers with one
-    /// root would roll back each other's pods. Blocks.
+    /// Makes the folders, for root alone: there are copies of images' files with their
+    /// owners and modes, set-user-id programs and devices among them. Holds the root until the
+    /// file is dropped: two servers with one root would roll back each other's pods. Blocks.
     ///
     /// # Errors
     /// AlreadyExists while another server holds it, else the file system's.
     pub fn claim(&self) -> Result<File> {
-        for folder in self.all() {
+        for folder in self.all().into_iter().chain([self.image_volumes()]) {
             std::fs::create_dir_all(&folder).context(|| format!("make folder {folder:?}"))?;
+            let closed = std::fs::set_permissions(&folder, Permissions::from_mode(0o700));
+            closed.context(|| format!("permissions of {folder:?}"))?;
         }
         let path = self.lock_file();
         let file = File::options().write(true).create(true).truncate(false).open(&path);
@@ -170,5 +174,18 @@ mod tests {
         assert_eq!(error.kind(), Kind::AlreadyExists);
         drop(held);
         paths.claim().expect("free again");
+    }
+
+    /// What containers have put there is nothing for other users of the host.
+    #[test]
+    fn the_folders_of_pods_are_for_root_alone() {
+        let dir = tempfile::tempdir().expect("folder");
+        let paths = Paths::new(&dir.path().join("root"), &dir.path().join("state"));
+        std::fs::create_dir_all(dir.path().join("root/containers")).expect("one of before");
+        paths.claim().expect("free");
+        for folder in paths.all().into_iter().chain([paths.image_volumes()]) {
+            let mode = std::fs::metadata(&folder).expect("a folder").permissions().mode();
+            assert_eq!(mode & 0o777, 0o700, "{folder:?}");
+        }
     }
 }

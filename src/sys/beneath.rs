@@ -4,15 +4,17 @@
 //! that no link of an image reads the host's file (OCI-06). Only regular files are
 //! read: opening a FIFO could block, opening a device could do anything.
 
-use std::fs::File;
+use std::ffi::OsStr;
+use std::fs::{DirBuilder, File, OpenOptions};
 use std::io::Read;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
-use std::path::{Path, PathBuf};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::{Component, Path, PathBuf};
 
 use rustix::fs::{CWD, FileType, Mode, OFlags, ResolveFlags};
 use rustix::io::Errno;
 
-use crate::error::{Context, Result, exhausted, precondition};
+use crate::error::{Context, Result, exhausted, invalid, precondition, unknown};
 
 /// How often a path is looked up anew. The kernel gives up on a `..` when anything is
 /// renamed or mounted at the same moment, wherever that is.
@@ -102,6 +104,92 @@ pub fn link_target(root: impl AsFd, path: &[u8]) -> rustix::io::Result<Option<Ve
         Err(Errno::NOENT | Errno::INVAL) => Ok(None),
         other => other.map(|target| Some(target.into_bytes())),
     }
+}
+
+/// Opens the regular file at `path` below the folder `root` for reading and appending, and
+/// makes it, with `mode`, and the folders on the way to it (0755) where they are missing.
+///
+/// Whoever may write below the root leads this nowhere else: no part of `path` is a link,
+/// and something else than a regular file is not opened, since that alone does something to
+/// a device. Above the root links are followed. Blocks.
+///
+/// # Errors
+/// InvalidArgument for a path that leads out of the root, FailedPrecondition for links,
+/// devices and the like; else the kernel's reason.
+pub fn append(root: &Path, path: &Path, mode: u32) -> Result<File> {
+    let mut names = Vec::new();
+    for part in path.components() {
+        match part {
+            Component::Normal(name) => names.push(name),
+            Component::CurDir => {}
+            _ => return Err(invalid(format!("{path:?} leads out of {root:?}"))),
+        }
+    }
+    let Some((base, folders)) = names.split_last() else {
+        return Err(invalid(format!("{path:?} names no file in {root:?}")));
+    };
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let open_root = || rustix::fs::openat(CWD, root, flags, Mode::empty());
+    let mut folder = match open_root() {
+        Err(Errno::NOENT) => {
+            let made = DirBuilder::new().recursive(true).mode(0o755).create(root);
+            made.context(|| format!("make folder {root:?}"))?;
+            open_root()
+        }
+        other => other,
+    }
+    .context(|| format!("open the folder {root:?}"))?;
+    for name in folders {
+        folder = enter(&folder, name).map_err(|errno| match errno {
+            Errno::NOTDIR | Errno::LOOP => {
+                precondition(format!("{name:?} is a link or a file, not a folder"))
+            }
+            other => crate::error::Error::from(other).context(format!("folder {name:?}")),
+        })?;
+    }
+    append_in(&folder, base, mode)
+}
+
+/// Opens the folder `name` in `folder`, which is made where it is missing.
+fn enter(folder: &OwnedFd, name: &OsStr) -> rustix::io::Result<OwnedFd> {
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let open = || rustix::fs::openat(folder, name, flags, Mode::empty());
+    match open() {
+        Err(Errno::NOENT) => {}
+        other => return other,
+    }
+    match rustix::fs::mkdirat(folder, name, Mode::from_raw_mode(0o755)) {
+        Ok(()) | Err(Errno::EXIST) => open(),
+        Err(error) => Err(error),
+    }
+}
+
+fn append_in(folder: &OwnedFd, base: &OsStr, mode: u32) -> Result<File> {
+    let look = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let create = OFlags::RDWR | OFlags::APPEND | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW;
+    for _ in 0..ATTEMPTS {
+        match rustix::fs::openat(folder, base, look, Mode::empty()) {
+            Ok(found) => {
+                // Looked at before it is opened in earnest.
+                let status = rustix::fs::fstat(&found)?;
+                if FileType::from_raw_mode(status.st_mode) != FileType::RegularFile {
+                    return Err(precondition(format!("{base:?} is not a regular file")));
+                }
+                // Non-blocking: a lease that a container has taken on it is not waited for.
+                let mut options = OpenOptions::new();
+                options.read(true).append(true).custom_flags(libc::O_NONBLOCK);
+                return Ok(options.open(format!("/proc/self/fd/{}", found.as_raw_fd()))?);
+            }
+            Err(Errno::NOENT) => {}
+            Err(error) => return Err(error.into()),
+        }
+        match rustix::fs::openat(folder, base, create | OFlags::CLOEXEC, Mode::from_raw_mode(mode)) {
+            // Somebody else was faster: looked at anew.
+            Err(Errno::EXIST) => {}
+            other => return Ok(other?.into()),
+        }
+    }
+    Err(unknown(format!("{base:?} comes and goes")))
 }
 
 fn lookup(
@@ -206,5 +294,44 @@ mod tests {
         for path in ["inside", "nothing", "up/x", "absolute/bin", "in/../up/x"] {
             assert_eq!(target(path), Ok(None), "{path}");
         }
+    }
+
+    #[test]
+    fn files_are_appended_to_and_made_and_nothing_else() {
+        let dir = tempfile::tempdir().expect("folder");
+        let (root, outside) = (dir.path().join("root"), dir.path().join("outside"));
+        fs::create_dir(&outside).expect("folder");
+        fs::write(outside.join("file"), "marked").expect("file");
+        let write = |path: &str| {
+            append(&root, Path::new(path), 0o640)
+                .and_then(|mut file| Ok(std::io::Write::write_all(&mut file, b"x")?))
+                .map_err(|error| error.kind())
+        };
+        assert_eq!((write("a/b/0.log"), write("a/./b/0.log"), write("1.log")), (Ok(()), Ok(()), Ok(())));
+        assert_eq!(fs::read_to_string(root.join("a/b/0.log")).expect("file"), "xx");
+        let mode =
+            |path: &str| std::os::unix::fs::MetadataExt::mode(&fs::metadata(root.join(path)).expect("it"));
+        assert_eq!((mode("1.log") & 0o777, mode("a/b") & 0o777 & 0o700), (0o640, 0o700));
+        for (name, to) in [
+            ("up", "../outside"),
+            ("file", "../outside/file"),
+            ("new", "../outside/new"),
+            ("null", "/dev/null"),
+        ] {
+            symlink(to, root.join(name)).expect("link");
+        }
+        rustix::fs::mkfifoat(CWD, root.join("fifo"), Mode::RUSR).expect("fifo");
+        for path in ["up/new", "up/a/new", "file", "new", "null", "fifo", "a", "1.log/x"] {
+            assert_eq!(write(path), Err(Kind::FailedPrecondition), "{path}");
+        }
+        for path in ["../outside/new", "a/../../outside/new", "/etc/new", "", "."] {
+            assert_eq!(write(path), Err(Kind::InvalidArgument), "{path}");
+        }
+        let names: Vec<_> =
+            fs::read_dir(&outside).expect("folder").map(|it| it.expect("it").file_name()).collect();
+        assert_eq!(
+            (names, fs::read_to_string(outside.join("file")).expect("file").as_str()),
+            (vec!["file".into()], "marked")
+        );
     }
 }

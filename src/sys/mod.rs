@@ -17,6 +17,7 @@ pub mod owners;
 pub mod process;
 pub mod processes;
 pub mod relabel;
+pub mod remove;
 pub mod signal;
 pub mod socket;
 pub mod terminal;

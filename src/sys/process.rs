@@ -47,13 +47,13 @@ fn status_mask(field: &str) -> u64 {
         .unwrap_or(0)
 }
 
-/// Whether a process has children. Reads all of /proc: for what happens seldom.
+/// Whether a process has children that live. Reads all of /proc: for what happens seldom.
 #[must_use]
 pub fn has_children(pid: u32) -> bool {
     let entries = std::fs::read_dir("/proc").into_iter().flatten().flatten();
     entries
         .filter_map(|entry| std::fs::read_to_string(entry.path().join("status")).ok())
-        .any(|status| parent_in(&status) == Some(pid))
+        .any(|status| parent_in(&status) == Some(pid) && !status.contains("\nState:\tZ"))
 }
 
 /// The parent of a process.

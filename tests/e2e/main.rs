@@ -21,6 +21,7 @@ mod faults;
 mod fuzz;
 mod handlers;
 mod harness_check;
+mod hostile;
 mod image_volumes;
 mod load;
 mod log_limit;

@@ -15,11 +15,11 @@ use crate::fixture::{LIMIT, Scene, Shim, exe, shown, until};
 const LINES: usize = 50_000;
 
 /// A small file system of its own.
-struct Disk(PathBuf);
+pub(crate) struct Disk(PathBuf);
 
 impl Disk {
     /// None, after saying so, without the right to mount.
-    fn of(path: &Path, bytes: usize) -> Option<Disk> {
+    pub(crate) fn of(path: &Path, bytes: usize) -> Option<Disk> {
         std::fs::create_dir_all(path).expect("a folder");
         let options = std::ffi::CString::new(format!("size={bytes}")).expect("text");
         match mount("tmpfs", path, "tmpfs", MountFlags::empty(), options.as_c_str()) {

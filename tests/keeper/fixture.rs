@@ -97,6 +97,7 @@ impl Scene {
             stdout: fifos.stdout,
             stderr: fifos.stderr,
             log_path: Some(self.log(id)),
+            log_root: None,
             line_bytes_max: 16 << 10,
             bytes_per_second_max: 0,
             started: false,

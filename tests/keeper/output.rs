@@ -7,6 +7,7 @@ use longshore::error::Kind;
 use longshore::io::ContainerIo;
 use rustix::process::{Resource, Rlimit, Signal, getrlimit, setrlimit};
 
+use crate::disk::Disk;
 use crate::fixture::{LIMIT, Scene, Shim, exe, shown, until};
 
 #[tokio::test(flavor = "multi_thread")]
@@ -147,7 +148,10 @@ async fn a_thousand_containers_need_descriptors_and_little_memory() {
 async fn what_is_lost_is_counted_and_told() {
     let scene = Scene::new();
     let keeper = scene.client();
-    let io = ContainerIo { log_path: Some("/dev/full".into()), ..scene.io("c1") };
+    let io = scene.io("c1");
+    let folder = scene.log("c1").parent().expect("a folder").to_owned();
+    let Some(_disk) = Disk::of(&folder, 4096) else { return };
+    std::fs::write(folder.join("filler"), [0; 4096]).expect("it fits");
     keeper.add(io.clone()).await.expect("added");
     let (mut stdout, stderr) = Shim::pair(&io);
     // More than any pipe holds: the container does not block (LOG-10).

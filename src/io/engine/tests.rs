@@ -67,6 +67,7 @@ impl Scene {
             stdout: fifos.stdout,
             stderr: fifos.stderr,
             log_path: Some(self.folder.path().join(format!("pods/{id}/0.log"))),
+            log_root: None,
             line_bytes_max: 64,
             bytes_per_second_max: 0,
             started: false,

@@ -12,7 +12,7 @@ mod details;
 mod v1;
 mod v2;
 
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 
 pub(super) use details::{Details, DeviceIo, HugePages};
 
@@ -172,7 +172,10 @@ fn slice(parent: &str) -> Option<String> {
 }
 
 fn folder(mount: &CgroupMount, path: &Path) -> Option<PathBuf> {
-    path.strip_prefix(&mount.root).ok().map(|rest| mount.path.join(rest))
+    let rest = path.strip_prefix(&mount.root).ok()?;
+    // A parent that a client has named leads nowhere but to cgroups.
+    let is_below = rest.components().all(|part| matches!(part, Component::Normal(_)));
+    is_below.then(|| mount.path.join(rest))
 }
 
 /// A file's number; none for `max` as well.

@@ -77,6 +77,7 @@ fn a_pod_is_where_its_parent_says() {
     }
     let want = folders(Some("/sys/fs/cgroup/cpu,cpuacct/p"), Some("/sys/fs/cgroup/memory/p"));
     assert_eq!(v1().of_pod("/p"), Some(want));
+    assert_eq!((v2().of_pod("/../../etc"), v2().of_pod("a/../..")), (None, None), "no folder elsewhere");
 }
 
 #[test]

@@ -5,11 +5,15 @@ use std::os::unix::fs::PermissionsExt;
 use longshore::proto::cri::ContainerState;
 use rustix::process::{Pid, Signal, kill_process};
 
-use crate::harness::{Node, Server, wait_until};
+use crate::harness::{Node, Server, procfs, wait_until};
+
+fn send(pid: u32, signal: Signal) {
+    let pid = Pid::from_raw(pid.cast_signed()).expect("a pid");
+    kill_process(pid, signal).expect("a signal is sent");
+}
 
 fn kill(pid: u32) {
-    let pid = Pid::from_raw(pid.cast_signed()).expect("a pid");
-    kill_process(pid, Signal::KILL).expect("a signal is sent");
+    send(pid, Signal::KILL);
 }
 
 /// The shims that serve `id`.
@@ -65,6 +69,33 @@ async fn a_pause_container_that_is_killed_leaves_no_shim() {
         pod.remove().await.expect("removed");
         node.assert_nothing_left(&format!("in round {round}")).await;
     }
+    node.finish().await;
+}
+
+/// A shim that containerd has lost, and that answers nothing any more, goes with its pod.
+#[tokio::test]
+async fn a_lost_shim_that_hangs_does_not_hold_up_the_end_of_its_pod() {
+    let node = Node::with(Server::Longshore).start().await;
+    let pod = node.pod("a").run().await.expect("a pod");
+    let pause = pod.info().await["pid"].as_u64().expect("a pid");
+    let hung = shims(&node, &pod.id)[0];
+    node.containerd().kill().await;
+    send(hung, Signal::STOP);
+    kill(u32::try_from(pause).expect("a pid"));
+    // Its task is gone, as of one that hangs at its own end; and by its bundle containerd
+    // would find it again.
+    std::fs::remove_dir_all(node.place().path("runc/k8s.io").join(&pod.id)).expect("its state");
+    let bundles = node.place().path("cs/io.containerd.runtime.v2.task");
+    for namespace in procfs::names(&bundles) {
+        let bundle = bundles.join(namespace).join(&pod.id);
+        longshore::sys::mount::unmount_below(&bundle).expect("unmounted");
+        std::fs::remove_dir_all(&bundle).expect("a bundle");
+    }
+    node.containerd().start().await;
+    wait_until("NOTREADY", async || pod.status().await.is_ok_and(|status| status.state == 1)).await;
+    pod.stop().await.expect("stopped");
+    pod.remove().await.expect("removed");
+    assert_eq!(shims(&node, &pod.id), Vec::<u32>::new());
     node.finish().await;
 }
 

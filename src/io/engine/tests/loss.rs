@@ -21,8 +21,9 @@ fn a_full_disk_loses_output_but_never_blocks_the_container() {
     let scene = Scene::new();
     let io = scene.io("c1");
     let log = scene.log();
-    std::fs::create_dir_all(log.parent().expect("a folder")).expect("made");
-    std::os::unix::fs::symlink("/dev/full", &log).expect("linked");
+    let Some(_tmpfs) = Tmpfs::mount(log.parent().expect("a folder").to_owned(), 4 << 20) else { return };
+    let filler = log.with_file_name("filler");
+    std::fs::write(&filler, vec![0; 4 << 20]).expect("it fits");
     scene.engine.add(io.clone()).expect("added");
     let (mut stdout, stderr) = (Shim::open(&io.stdout), Shim::open(&io.stderr));
     // More than any pipe holds: it must be drained.
@@ -32,14 +33,41 @@ fn a_full_disk_loses_output_but_never_blocks_the_container() {
     let kept = scene.wait("c1", |kept| kept.lost_entries > 0);
     assert_eq!(kept.last_error.as_deref(), Some("No space left on device"));
     // It works again: entries come whole.
-    std::fs::remove_file(&log).expect("removed");
-    scene.engine.reopen("c1").expect("reopened");
+    std::fs::remove_file(&filler).expect("removed");
     stdout.write("back\n");
     drop((stdout, stderr));
     let kept = scene.drained("c1");
     let shown = shown(&log);
     assert_eq!(shown.last().expect("an entry"), "stdout F back");
     assert_eq!(kept.lost_entries as usize + shown.len(), 40_001, "each is written or counted");
+}
+
+/// A container may have its log's folder mounted, and swap what is in it.
+#[test]
+fn a_log_that_has_become_a_link_or_a_device_is_not_opened() {
+    let scene = Scene::new();
+    let io = ContainerIo { log_root: Some(scene.folder.path().join("pods")), ..scene.io("c1") };
+    scene.engine.add(io.clone()).expect("added");
+    let (mut stdout, stderr) = (Shim::open(&io.stdout), Shim::open(&io.stderr));
+    let (log, outside) = (scene.log(), scene.folder.path().join("outside"));
+    std::fs::rename(&log, log.with_extension("old")).expect("rotated");
+    for target in [outside.as_path(), Path::new("/dev/null")] {
+        std::os::unix::fs::symlink(target, &log).expect("linked");
+        let error = scene.engine.reopen("c1").expect_err("it is a link");
+        assert!(error.message().contains("0.log"), "{error}");
+        std::fs::remove_file(&log).expect("removed");
+    }
+    let folder = log.parent().expect("a folder");
+    std::fs::rename(folder, folder.with_file_name("moved")).expect("moved");
+    std::fs::create_dir(&outside).expect("made");
+    std::os::unix::fs::symlink(&outside, folder).expect("linked");
+    scene.engine.reopen("c1").expect_err("its folder is a link");
+    assert_eq!(std::fs::read_dir(&outside).expect("a folder").count(), 0);
+    // What was open stays in use.
+    stdout.write("still here\n");
+    drop((stdout, stderr));
+    scene.drained("c1");
+    assert_eq!(shown(&folder.with_file_name("moved").join("0.old")), ["stdout F still here"]);
 }
 
 /// A small file system, gone with the value.
