@@ -201,8 +201,7 @@ async fn a_record_is_the_same_on_another_node_and_holds_no_secret() {
     // As if the record were of a server that answers otherwise.
     let other = Node::with(Server::Longshore).start().await;
     let changed = file.with_extension("changed");
-    let text =
-        text.replace("\"exit_code\":4", "\"exit_code\":5").replace("SANDBOX_READY", "SANDBOX_NOTREADY");
+    let text = text.replace("\"exit_code\":4", "\"exit_code\":5").replace("\"NotFound\"", "\"Internal\"");
     std::fs::write(&changed, text).expect("a file");
     let (code, report) = replay(&changed, &node, &other, &["--as-fast-as-possible"]).await;
     assert_eq!(code, Some(1));
