@@ -6,8 +6,7 @@
 //! Without a containerd the server serves all the same, after a short wait: Status says
 //! RuntimeReady=false, and everything is loaded once containerd answers (SVC-37).
 
-use std::os::unix::fs::{FileTypeExt, PermissionsExt};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -24,7 +23,7 @@ use crate::admin::{self, Admin};
 use crate::cdi::Cdi;
 use crate::config::{Config, ListenAddress, Overrides};
 use crate::container::{self, Containers};
-use crate::containerd::Containerd;
+use crate::containerd::{Containerd, Event};
 use crate::cri::Cri;
 use crate::events::Events;
 use crate::flow::{Flow, Joins};
@@ -37,7 +36,7 @@ use crate::pod::{Pods, Recovery};
 use crate::spec::{self, gather};
 use crate::state::{Paths, Store};
 use crate::stream::Streaming;
-use crate::sys::socket::Address;
+use crate::sys::socket::bind;
 use crate::telemetry::traces::Exporter;
 use crate::telemetry::{LogControl, endpoint};
 
@@ -133,6 +132,36 @@ fn connections(listener: UnixListener) -> impl Stream<Item = std::io::Result<Uni
         }
         Some((accepted, listener))
     })
+}
+
+/// The services of a server that only looks at what is there: it claims no root, starts no
+/// process, and neither recovers nor repairs anything. Requests that would change something
+/// are not to be sent to it.
+///
+/// # Errors
+/// containerd does not answer, or a configuration that it cannot be.
+pub(crate) async fn looking(config: Arc<Config>, stop: CancellationToken) -> anyhow::Result<Cri> {
+    let paths = Paths::new(&config.file.root, &config.file.state);
+    let pods = build(config.clone(), paths, Flow::default()).await?;
+    let (sender, mut events) = mpsc::channel(EVENTS_MAX);
+    let containerd = pods.containers.containerd.clone();
+    tokio::spawn(containerd.clone().watch(sender, stop.clone()));
+    let connected = tokio::time::timeout(CONTAINERD_WAIT, async {
+        while let Some(event) = events.recv().await {
+            if matches!(event, Event::Connected) {
+                return Ok(());
+            }
+        }
+        bail!("containerd does not answer")
+    });
+    connected.await.unwrap_or_else(|_| containerd.capabilities().map(drop).map_err(Into::into))?;
+    // Who looks once needs no news, but the sender waits for nobody.
+    tokio::spawn(async move { while events.recv().await.is_some() {} });
+    pods.network.reload();
+    pods.load_for_looking().await?;
+    // Its address is nobody's: it is never listened at.
+    let (streaming, _) = Streaming::bind(&config, pods.clone()).await?;
+    Ok(Cri::new(pods, streaming))
 }
 
 /// Builds the parts.
@@ -263,27 +292,6 @@ async fn listen(address: &ListenAddress, what: &'static str) -> anyhow::Result<h
             Ok(httpd::Listener::Tcp(listener))
         }
     }
-}
-
-/// Binds a socket. A stale one is replaced, a living one never (SVC-02).
-async fn bind(path: &Path, mode: u32) -> anyhow::Result<UnixListener> {
-    if let Some(folder) = path.parent() {
-        std::fs::create_dir_all(folder).with_context(|| format!("folder {folder:?}"))?;
-    }
-    match std::fs::symlink_metadata(path) {
-        Ok(found) if !found.file_type().is_socket() => bail!("{path:?} exists and is not a socket"),
-        Ok(_) => {
-            if UnixStream::connect(Address::of(path)?.path()).await.is_ok() {
-                bail!("another server answers on {path:?}");
-            }
-            std::fs::remove_file(path).with_context(|| format!("remove the stale socket {path:?}"))?;
-        }
-        Err(_) => {}
-    }
-    let listener = UnixListener::bind(Address::of(path)?.path()).with_context(|| format!("bind {path:?}"))?;
-    std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode))
-        .with_context(|| format!("permissions of {path:?}"))?;
-    Ok(listener)
 }
 
 /// What the process is told from outside.

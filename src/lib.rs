@@ -7,6 +7,7 @@
 //! | layer | modules |
 //! |---|---|
 //! | command line and composition | [`cli`], [`app`] |
+//! | a node's traffic | [`record`]: kept in a file, played again |
 //! | what does not fit together, what would be done | [`check`], [`explain`] |
 //! | edge | [`cri`]: gRPC for the kubelet; [`admin`]: what goes on, for who debugs; [`stream`]: exec, attach, port-forward |
 //! | domain, in this order | [`stats`], [`pod`], [`container`], [`leftovers`] (what belongs to no pod), [`image`]: one verb, one file |
@@ -43,6 +44,7 @@ pub mod page;
 pub mod pod;
 pub mod points;
 pub mod proto;
+pub mod record;
 pub mod spec;
 pub mod state;
 pub mod stats;

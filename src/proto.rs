@@ -35,6 +35,9 @@ pub mod cgroups {
 /// The CRI's descriptors (for the wire contract test and for reflection).
 pub const CRI_DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/cri.fds"));
 
+pub(crate) mod schema;
+pub(crate) mod wire;
+
 use std::fmt;
 
 /// Stands for a secret in debug output.

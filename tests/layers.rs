@@ -10,9 +10,10 @@ use std::path::{Path, PathBuf};
 
 /// From the top. A module uses those of later rows, and of its own row only where
 /// [`FOUNDATION`] says so.
-const LAYERS: [&[&str]; 17] = [
+const LAYERS: [&[&str]; 18] = [
     &["main"],
     &["cli"],
+    &["record"],
     &["app", "check"],
     &["page"],
     &["explain"],

@@ -7,7 +7,10 @@ mod explain;
 mod images;
 mod keeper;
 mod ps;
+mod record;
+mod replay;
 mod serve;
+mod shadow;
 mod trace;
 mod version;
 
@@ -45,6 +48,12 @@ enum Command {
     Ps(ps::Arguments),
     /// As ps, again and again.
     Top(ps::TopArguments),
+    /// Keep a node's calls of the CRI in a file, between its client and its server.
+    Record(record::Arguments),
+    /// Play a record to a server, and compare the answers.
+    Replay(replay::Arguments),
+    /// Compare what a server tells of its node with what longshore would. Changes nothing.
+    Shadow(shadow::Arguments),
     /// Show what each call of the CRI caused, and how long that took.
     Trace(trace::Arguments),
     /// Print the versions of this program and, when they answer, of the server and its containerd.
@@ -60,12 +69,15 @@ pub fn run() -> ExitCode {
     let done = match Arguments::parse().command {
         Command::Check(arguments) => return ended(check::run(arguments, Mode::Check), 2),
         Command::Doctor(arguments) => return ended(check::run(arguments, Mode::Doctor), 2),
+        Command::Replay(arguments) => return ended(replay::run(arguments), 2),
+        Command::Shadow(arguments) => return ended(shadow::run(arguments), 2),
         Command::Serve(arguments) => serve::run(arguments),
         Command::Config(arguments) => config::run(arguments),
         Command::Diff(arguments) => diff::run(arguments),
         Command::Explain(arguments) => explain::run(arguments),
         Command::Images(arguments) => images::run(arguments),
         Command::Ps(arguments) => ps::run(arguments),
+        Command::Record(arguments) => record::run(arguments),
         Command::Top(arguments) => ps::top(arguments),
         Command::Trace(arguments) => trace::run(arguments),
         Command::Version(arguments) => version::run(arguments),

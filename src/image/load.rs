@@ -46,6 +46,21 @@ impl Images {
         Ok(())
     }
 
+    /// Looks at all images, for who changes nothing: no record is labelled or made.
+    ///
+    /// # Errors
+    /// Those of containerd.
+    pub async fn load_for_looking(&self) -> Result<()> {
+        for record in self.0.containerd.list_images().await? {
+            match self.read(&record).await {
+                _ if Leases::has_record(&record.name) => {}
+                Ok((image, is_pinned)) => _ = self.0.table.set(&record.name, image, is_pinned),
+                Err(error) => debug!(name = record.name, %error, "not whole on this node"),
+            }
+        }
+        Ok(())
+    }
+
     /// Notices images whose end no event has told, and removes the leases of pulls that have
     /// ended without them; gives how many images there were.
     ///

@@ -101,6 +101,29 @@ impl Pods {
         Ok(known)
     }
 
+    /// Loads everything for who only looks: nothing is opened, put right or removed, and what
+    /// another server is busy with is as it is at this moment.
+    ///
+    /// # Errors
+    /// When containerd's lists could not be read.
+    pub async fn load_for_looking(&self) -> Result<()> {
+        let containerd = &self.containers.containerd;
+        let of_kind = |kind: &str| [format!("labels.\"{KIND_LABEL}\"=={kind}")];
+        let sandboxes = containerd.list_containers(&of_kind(KIND_SANDBOX)).await?;
+        let containers = containerd.list_containers(&of_kind(KIND_CONTAINER)).await?;
+        let tasks = self.known_tasks().await?;
+        self.containers.images.load_for_looking().await?;
+        for record in &sandboxes {
+            self.read_pod(record, tasks.get(&record.id)).await;
+        }
+        for record in &containers {
+            self.load_container(record, tasks.get(&record.id), Held::default()).await;
+        }
+        self.containers.learn_features().await;
+        self.recovery.send_replace(super::Recovery::Done);
+        Ok(())
+    }
+
     /// Ids of no record for which a network, a task or a shim is there still: a later round
     /// removes all of theirs, in order.
     async fn held_for_unknown(&self) -> Result<HashSet<String>> {
@@ -120,6 +143,20 @@ impl Pods {
         record: &ContainerRecord,
         task: Option<&Process>,
     ) -> Option<Arc<Pod>> {
+        let pod = self.read_pod(record, task).await?;
+        if task.is_some_and(|task| !may_run(task)) {
+            let (this, id) = (self.clone(), record.id.clone());
+            tokio::spawn(async move {
+                if let Err(error) = this.containers.discard_task(&id).await {
+                    warn!(pod = id, %error, "the task of a stopped pause was not deleted");
+                }
+            });
+        }
+        Some(pod)
+    }
+
+    /// A pod as its record and task tell of it.
+    async fn read_pod(&self, record: &ContainerRecord, task: Option<&Process>) -> Option<Arc<Pod>> {
         let metadata = match record::sandbox_metadata(record) {
             Ok(metadata) => metadata,
             Err(error) => {
@@ -148,14 +185,6 @@ impl Pods {
             Err(error) => warn!(pod = record.id, %error, "the updated resources of a pod are not known"),
         }
         self.containers.store.add_pod(pod.clone());
-        if task.is_some() && running.is_none() {
-            let (this, id) = (self.clone(), record.id.clone());
-            tokio::spawn(async move {
-                if let Err(error) = this.containers.discard_task(&id).await {
-                    warn!(pod = id, %error, "the task of a stopped pause was not deleted");
-                }
-            });
-        }
         Some(pod)
     }
 

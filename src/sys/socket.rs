@@ -1,11 +1,13 @@
 //! Addresses of Unix sockets.
 
 use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{Mode, OFlags};
+use tokio::net::{UnixListener, UnixStream};
 
-use crate::error::{Context, Result, invalid};
+use crate::error::{Context, Result, invalid, precondition};
 
 /// A longer path does not fit into a socket's address.
 const ADDRESS_BYTES_MAX: usize = 100;
@@ -40,4 +42,31 @@ impl Address {
     pub fn path(&self) -> &Path {
         &self.path
     }
+}
+
+/// Binds a socket with the permissions `mode`. A stale one is replaced, a living one never
+/// (SVC-02).
+///
+/// # Errors
+/// Somebody answers there, or it is a file; what the kernel says.
+pub async fn bind(path: &Path, mode: u32) -> Result<UnixListener> {
+    if let Some(folder) = path.parent() {
+        std::fs::create_dir_all(folder).context(|| format!("folder {folder:?}"))?;
+    }
+    match std::fs::symlink_metadata(path) {
+        Ok(found) if !found.file_type().is_socket() => {
+            return Err(precondition(format!("{path:?} exists and is not a socket")));
+        }
+        Ok(_) => {
+            if UnixStream::connect(Address::of(path)?.path()).await.is_ok() {
+                return Err(precondition(format!("another server answers on {path:?}")));
+            }
+            std::fs::remove_file(path).context(|| format!("remove the stale socket {path:?}"))?;
+        }
+        Err(_) => {}
+    }
+    let listener = UnixListener::bind(Address::of(path)?.path()).context(|| format!("bind {path:?}"))?;
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode))
+        .context(|| format!("permissions of {path:?}"))?;
+    Ok(listener)
 }

@@ -6,13 +6,8 @@
 //! it repeats a whole pod. Of a container's request the pod's configuration is left out: it
 //! is told with the pod.
 
-use std::collections::HashMap;
-use std::sync::LazyLock;
-
-use prost::Message;
-
-use super::calls::{Fields, Value};
-use crate::proto::CRI_DESCRIPTORS;
+use crate::proto::schema::{Field, Kind, SCHEMA, Type};
+use crate::proto::wire::{Fields, Value};
 
 /// Stands for a secret.
 pub const MASKED: &str = "<masked>";
@@ -26,184 +21,10 @@ const SECRET_WORDS: [&str; 7] =
 /// Fields that are told elsewhere.
 const ELSEWHERE: [(&str, &str); 1] = [(".runtime.v1.CreateContainerRequest", "sandbox_config")];
 
-/// As much of descriptor.proto as is needed here; `prost-types` lacks `debug_redact`.
-mod descriptor {
-    use prost::Message;
-
-    #[derive(Clone, PartialEq, Message)]
-    pub(super) struct Set {
-        #[prost(message, repeated, tag = "1")]
-        pub(super) file: Vec<File>,
-    }
-
-    #[derive(Clone, PartialEq, Message)]
-    pub(super) struct File {
-        #[prost(string, tag = "2")]
-        pub(super) package: String,
-        #[prost(message, repeated, tag = "4")]
-        pub(super) message_type: Vec<Type>,
-        #[prost(message, repeated, tag = "5")]
-        pub(super) enum_type: Vec<Enum>,
-        #[prost(message, repeated, tag = "6")]
-        pub(super) service: Vec<Service>,
-    }
-
-    #[derive(Clone, PartialEq, Message)]
-    pub(super) struct Type {
-        #[prost(string, tag = "1")]
-        pub(super) name: String,
-        #[prost(message, repeated, tag = "2")]
-        pub(super) field: Vec<Field>,
-        #[prost(message, repeated, tag = "3")]
-        pub(super) nested_type: Vec<Type>,
-        #[prost(message, repeated, tag = "4")]
-        pub(super) enum_type: Vec<Enum>,
-        #[prost(message, optional, tag = "7")]
-        pub(super) options: Option<TypeOptions>,
-    }
-
-    #[derive(Clone, PartialEq, Message)]
-    pub(super) struct TypeOptions {
-        #[prost(bool, tag = "7")]
-        pub(super) map_entry: bool,
-    }
-
-    #[derive(Clone, PartialEq, Message)]
-    pub(super) struct Field {
-        #[prost(string, tag = "1")]
-        pub(super) name: String,
-        #[prost(uint32, tag = "3")]
-        pub(super) number: u32,
-        /// 3 is repeated.
-        #[prost(uint32, tag = "4")]
-        pub(super) label: u32,
-        /// 8 bool, 9 string, 11 message, 12 bytes, 14 enum; else a number.
-        #[prost(uint32, tag = "5")]
-        pub(super) r#type: u32,
-        #[prost(string, tag = "6")]
-        pub(super) type_name: String,
-        #[prost(message, optional, tag = "8")]
-        pub(super) options: Option<FieldOptions>,
-    }
-
-    #[derive(Clone, PartialEq, Message)]
-    pub(super) struct FieldOptions {
-        #[prost(bool, tag = "16")]
-        pub(super) debug_redact: bool,
-    }
-
-    #[derive(Clone, PartialEq, Message)]
-    pub(super) struct Enum {
-        #[prost(string, tag = "1")]
-        pub(super) name: String,
-        #[prost(message, repeated, tag = "2")]
-        pub(super) value: Vec<EnumValue>,
-    }
-
-    #[derive(Clone, PartialEq, Message)]
-    pub(super) struct EnumValue {
-        #[prost(string, tag = "1")]
-        pub(super) name: String,
-        #[prost(int32, tag = "2")]
-        pub(super) number: i32,
-    }
-
-    #[derive(Clone, PartialEq, Message)]
-    pub(super) struct Service {
-        #[prost(message, repeated, tag = "2")]
-        pub(super) method: Vec<Method>,
-    }
-
-    #[derive(Clone, PartialEq, Message)]
-    pub(super) struct Method {
-        #[prost(string, tag = "1")]
-        pub(super) name: String,
-        #[prost(string, tag = "2")]
-        pub(super) input_type: String,
-    }
-}
-
-static SCHEMA: LazyLock<Schema> = LazyLock::new(Schema::new);
-
-#[derive(Default)]
-struct Schema {
-    messages: HashMap<String, Type>,
-    enums: HashMap<String, HashMap<i64, String>>,
-    inputs: HashMap<String, String>,
-}
-
-#[derive(Default)]
-struct Type {
-    fields: HashMap<u32, Field>,
-    is_map_entry: bool,
-}
-
-struct Field {
-    name: String,
-    kind: Kind,
-    is_repeated: bool,
-    is_secret: bool,
-    is_elsewhere: bool,
-}
-
-enum Kind {
-    Bool,
-    Text,
-    Signed,
-    Message(String),
-    Enum(String),
-}
-
-impl Schema {
-    fn new() -> Schema {
-        let set = descriptor::Set::decode(CRI_DESCRIPTORS).unwrap_or_default();
-        let mut schema = Schema::default();
-        for file in set.file {
-            for message in &file.message_type {
-                schema.add(&format!(".{}", file.package), message);
-            }
-            file.enum_type.iter().for_each(|one| schema.add_enum(&format!(".{}", file.package), one));
-            let methods = file.service.into_iter().flat_map(|service| service.method);
-            schema.inputs.extend(methods.map(|method| (method.name, method.input_type)));
-        }
-        schema
-    }
-
-    fn add_enum(&mut self, scope: &str, one: &descriptor::Enum) {
-        let values = one.value.iter().map(|value| (i64::from(value.number), value.name.clone()));
-        self.enums.insert(format!("{scope}.{}", one.name), values.collect());
-    }
-
-    fn add(&mut self, scope: &str, message: &descriptor::Type) {
-        let name = format!("{scope}.{}", message.name);
-        message.nested_type.iter().for_each(|nested| self.add(&name, nested));
-        message.enum_type.iter().for_each(|nested| self.add_enum(&name, nested));
-        let field = |field: &descriptor::Field| {
-            let kind = match field.r#type {
-                8 => Kind::Bool,
-                9 | 12 => Kind::Text,
-                11 => Kind::Message(field.type_name.clone()),
-                14 => Kind::Enum(field.type_name.clone()),
-                _ => Kind::Signed,
-            };
-            Field {
-                kind,
-                is_repeated: field.label == 3,
-                is_secret: field.options.as_ref().is_some_and(|options| options.debug_redact),
-                is_elsewhere: ELSEWHERE.contains(&(name.as_str(), field.name.as_str())),
-                name: field.name.clone(),
-            }
-        };
-        let fields = message.field.iter().map(|one| (one.number, field(one))).collect();
-        let is_map_entry = message.options.as_ref().is_some_and(|options| options.map_entry);
-        self.messages.insert(name, Type { fields, is_map_entry });
-    }
-}
-
 /// The request of a method of the CRI, as it came.
 #[must_use]
 pub fn request(method: &str, encoded: &[u8]) -> String {
-    let Some(kind) = SCHEMA.inputs.get(method).and_then(|name| SCHEMA.messages.get(name)) else {
+    let Some(kind) = SCHEMA.methods.get(method).and_then(|method| SCHEMA.messages.get(&method.input)) else {
         return String::new();
     };
     let mut text = String::with_capacity(encoded.len() * 2);
@@ -218,13 +39,11 @@ fn write_message(text: &mut String, kind: &Type, encoded: &[u8], depth: usize) {
     let mut is_first = true;
     for (number, value) in Fields(encoded) {
         let Some(field) = kind.fields.get(&number) else { continue };
-        if field.is_elsewhere || text.len() > BYTES_MAX {
+        let is_elsewhere = ELSEWHERE.contains(&(kind.name.as_str(), field.name.as_str()));
+        if is_elsewhere || text.len() > BYTES_MAX {
             continue;
         }
-        let inner = match &field.kind {
-            Kind::Message(name) => SCHEMA.messages.get(name),
-            _ => None,
-        };
+        let inner = SCHEMA.inner(field);
         let entry = inner.filter(|inner| inner.is_map_entry);
         // Those of one field stand together.
         if open.is_some_and(|(now, _)| now == number) {
@@ -291,9 +110,9 @@ fn write_value(text: &mut String, field: &Field, value: Value<'_>) {
             write_text(text, known.map_or("unknown", String::as_str));
         }
         (_, Value::Number(number)) => text.push_str(&number.cast_signed().to_string()),
-        (Kind::Text, Value::Bytes(bytes)) => write_text(text, &String::from_utf8_lossy(bytes)),
+        (Kind::Text | Kind::Bytes, Value::Bytes(bytes)) => write_text(text, &String::from_utf8_lossy(bytes)),
         // Packed numbers: the bracket is there already.
-        (Kind::Signed, Value::Bytes(bytes)) => {
+        (Kind::Signed | Kind::Unsigned, Value::Bytes(bytes)) => {
             let mut packed = Fields(bytes);
             let numbers: Vec<String> =
                 std::iter::from_fn(|| packed.number()).map(|it| it.cast_signed().to_string()).collect();
@@ -311,7 +130,7 @@ fn write_text(text: &mut String, value: &str) {
 }
 
 /// Whether what has this name is a secret.
-fn is_secret(name: &str) -> bool {
+pub(crate) fn is_secret(name: &str) -> bool {
     let name = name.to_ascii_lowercase();
     SECRET_WORDS.iter().any(|word| name.contains(word))
 }
@@ -356,6 +175,7 @@ pub fn json(text: &[u8]) -> String {
 
 #[cfg(test)]
 mod tests {
+    use prost::Message;
     use serde_json::{Value as Json, json};
 
     use super::*;

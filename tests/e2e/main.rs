@@ -31,6 +31,7 @@ mod overload;
 mod page;
 mod pull_kills;
 mod reconcile;
+mod record;
 mod restart;
 mod secrets;
 mod smoke;

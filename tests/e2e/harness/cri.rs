@@ -75,6 +75,11 @@ impl Cri {
         CgroupDriver::from_env().of_pod(&self.shared.node, uid)
     }
 
+    /// The connection, for calls that no client has.
+    pub(crate) fn channel(&self) -> Channel {
+        self.channel.clone()
+    }
+
     /// RuntimeService.
     pub(crate) fn runtime(&self) -> RuntimeServiceClient<Channel> {
         RuntimeServiceClient::new(self.channel.clone()).max_decoding_message_size(MESSAGE_BYTES_MAX)

@@ -64,7 +64,7 @@ pub(crate) use machine::{CgroupDriver, patient};
 pub(crate) use node::Node;
 pub(crate) use place::Place;
 pub(crate) use pod::{Pod, PodBuilder, id_mappings};
-pub(crate) use process::{Process, tail};
+pub(crate) use process::{Process, command, tail};
 pub(crate) use proxy::Proxy;
 pub(crate) use registry::Registry;
 
