@@ -42,10 +42,12 @@ use tonic::Status;
 use work::Worker;
 
 use crate::harness::images::{BUSYBOX, Image};
-use crate::harness::{Builder, Node, Server, cni};
+use crate::harness::{Builder, Node, Server, cni, wait_until};
 
 /// How often a worker tries again what failed while something was disturbed.
 const RETRY: Duration = Duration::from_millis(300);
+/// Seconds between two comparisons of the server: the end waits for two of them.
+const COMPARE_S: u32 = 10;
 /// Pods of one worker, about.
 const PODS_OF_WORKER: u64 = 9;
 /// Images that each worker pulls and removes.
@@ -157,6 +159,7 @@ fn builder<'a>(has_crun: bool) -> Builder<'a> {
     if std::env::var_os("LONGSHORE_TEST_LOG").is_none() {
         builder = builder.config("[log]\nlevel = \"info\"\n");
     }
+    builder = builder.config(&format!("[server]\nreconcile_period_s = {COMPARE_S}\n"));
     if has_crun {
         let handler = "[runtime.handlers.crun.options]\nBinaryName = \"{folder}/crun-here\"\nRoot = \"{folder}/crun\"\n";
         builder = builder.config(handler).before(|place| {
@@ -248,6 +251,13 @@ async fn run(stage: &Arc<Stage>, workers: &[Arc<Mutex<Worker>>]) -> Result<(), S
     }
     if failure.is_none() {
         stage.node.remove_all().await;
+        // A pod that never had a network goes also where CNI's DEL fails: what that left is
+        // removed by the comparisons.
+        wait_until("an end of what comparisons remove", async || {
+            let left = stage.node.leftovers().await;
+            !left.iter().any(|it| it.starts_with("CNI cache") || it.starts_with("address"))
+        })
+        .await;
         audit::assert_told_to_the_end(stage).await;
     }
     events.abort();
