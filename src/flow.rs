@@ -20,10 +20,13 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::{Instrument, Span, warn};
 
+mod disk;
 mod keyed;
 mod places;
 mod shared;
 
+pub(crate) use disk::THREADS_PER_DISK;
+pub use disk::{Disk, on_disk};
 pub use keyed::{Keyed, KeyedGuard};
 pub use places::{Place, Places};
 pub use shared::Shared;
@@ -333,7 +336,8 @@ pub(crate) fn lock<T: ?Sized>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Runs blocking file system work off the async threads.
+/// Runs blocking work off the async threads: what the kernel answers at once (sockets, cgroups,
+/// namespaces, files in memory). What may wait for a disk is [`on_disk`].
 ///
 /// # Errors
 /// Those of `work`; Internal if it panicked.

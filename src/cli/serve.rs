@@ -6,13 +6,15 @@ use clap::Args;
 
 use crate::app;
 use crate::config::{Config, Overrides};
+use crate::flow::{Disk, THREADS_PER_DISK};
 use crate::sys::memory;
 use crate::telemetry;
 
 /// Threads of the async runtime: the work is waiting, not computing.
 const WORKER_THREADS: usize = 2;
-/// Threads for blocking file system work.
-const BLOCKING_THREADS_MAX: usize = 64;
+/// Threads for blocking work: those of the disks, those that extract layers, and some for
+/// what waits for neither. They are there only while there is work.
+const BLOCKING_THREADS_MAX: usize = Disk::ALL.len() * THREADS_PER_DISK + 48;
 
 #[derive(Debug, Args)]
 pub(super) struct Arguments {

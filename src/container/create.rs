@@ -17,7 +17,7 @@ use super::{Containers, image_volumes, log, volumes};
 use crate::config::Handler;
 use crate::containerd::ContainerRecord;
 use crate::error::{Context, Error, Kind, Result, invalid, precondition};
-use crate::flow::{self, Stage, Undo};
+use crate::flow::{Disk, Stage, Undo, on_disk};
 use crate::ids::{self, ContainerId};
 use crate::image::Image;
 use crate::points;
@@ -306,11 +306,14 @@ impl Containers {
         let (cdi, devices) = (self.cdi.clone(), creation.devices.clone());
         let (pod, options) = (creation.pod.config.clone(), self.config.clone());
         let features = self.known_features(&creation.handler.name);
-        flow::blocking(move || {
-            for folder in [&root, &state] {
+        on_disk(Disk::Root, move || {
+            [root, state].iter().try_for_each(|folder| {
                 points::before("make a folder of a container")?;
-                std::fs::create_dir_all(folder).context(|| format!("folder {folder:?}"))?;
-            }
+                std::fs::create_dir_all(folder).context(|| format!("folder {folder:?}"))
+            })
+        })
+        .await?;
+        on_disk(Disk::Host, move || {
             let classes = gather::classes::of(&config, &pod, &options)?;
             let edits = cdi.edits(&devices)?;
             if !edits.net_devices.is_empty() && features.is_some_and(|features| !features.net_devices) {

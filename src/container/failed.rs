@@ -11,7 +11,7 @@ use tracing::{info, warn};
 use super::Containers;
 use super::files::remove_folder;
 use crate::error::{Context, Result};
-use crate::flow::{self, lock};
+use crate::flow::{Disk, lock, on_disk};
 use crate::ids::ContainerId;
 
 /// The file that marks a folder.
@@ -28,7 +28,7 @@ impl Containers {
     pub(super) async fn leave_failed(&self, id: ContainerId, snapshotter: String) -> Result<()> {
         let root = self.paths.container_root(&id);
         self.know_failed(id, snapshotter);
-        flow::blocking(move || {
+        on_disk(Disk::Root, move || {
             std::fs::create_dir_all(&root)
                 .and_then(|()| std::fs::write(root.join(MARK), ""))
                 .context(|| format!("mark {root:?}"))

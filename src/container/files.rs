@@ -4,7 +4,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use crate::error::{Context, Result};
-use crate::flow;
+use crate::flow::{Disk, on_disk};
 use crate::points;
 use crate::sys;
 use crate::trace;
@@ -22,7 +22,7 @@ pub async fn remove_folder(path: &Path) -> Result<()> {
     let end = tokio::time::Instant::now() + BUSY_LIMIT;
     loop {
         let folder = path.to_owned();
-        let result = flow::blocking(move || {
+        let result = on_disk(Disk::Root, move || {
             if !folder.try_exists().unwrap_or(true) {
                 return Ok(Ok(()));
             }

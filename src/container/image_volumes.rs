@@ -29,7 +29,7 @@ use super::Containers;
 use super::create::inner;
 use crate::containerd::Mount;
 use crate::error::{Collected, Context, Error, Kind, Result, precondition};
-use crate::flow;
+use crate::flow::{self, Disk, on_disk};
 use crate::ids::PodId;
 use crate::image::{Image, Images};
 use crate::proto::cri;
@@ -120,7 +120,7 @@ impl Containers {
         };
         // Resolved here and once: the runtime would follow links to wherever they lead.
         let path = if sub_path.is_empty() { ".".to_owned() } else { sub_path.to_owned() };
-        let found = flow::blocking(move || beneath::folder_path(&mounted, &path)).await?;
+        let found = on_disk(Disk::Images, move || beneath::folder_path(&mounted, &path)).await?;
         found.ok_or_else(|| precondition(format!("image {} has no folder {sub_path:?}", image.id)))
     }
 

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use super::Containers;
 use crate::error::Result;
-use crate::flow;
+use crate::flow::{Disk, on_disk};
 use crate::proto::cri::{ContainerConfig, PodSandboxConfig, SeLinuxOption};
 use crate::spec::Spec;
 use crate::spec::selinux::{self, Labels, Options, Policy};
@@ -94,8 +94,10 @@ impl Containers {
         if label.is_empty() {
             return Ok(());
         }
-        flow::blocking(move || paths.iter().try_for_each(|path| relabel::tree(path, relabel::LABEL, &label)))
-            .await
+        on_disk(Disk::Host, move || {
+            paths.iter().try_for_each(|path| relabel::tree(path, relabel::LABEL, &label))
+        })
+        .await
     }
 }
 

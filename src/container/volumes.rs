@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use crate::containerd::Mount;
 use crate::error::{Context, Result};
-use crate::flow;
+use crate::flow::{Disk, on_disk};
 use crate::sys::userns::IdMaps;
 use crate::sys::{beneath, copy, idmap, mount, owners};
 
@@ -25,7 +25,7 @@ pub(super) async fn copy_up(
     let has_images_owners = rootfs.iter().any(idmap::is_mapped);
     let rootfs: Vec<Mount> = rootfs.iter().map(idmap::without_mapping).collect();
     let (place, volumes) = (place.to_owned(), volumes.to_vec());
-    flow::blocking(move || {
+    on_disk(Disk::Root, move || {
         mount::private_namespace(|| {
             mount::mount_all(&rootfs, &place)?;
             for (host, inside) in &volumes {

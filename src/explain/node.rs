@@ -10,7 +10,7 @@ use crate::config::{Config, Handler};
 use crate::container::features;
 use crate::containerd::Containerd;
 use crate::error::{Context, Result, invalid, precondition};
-use crate::flow;
+use crate::flow::{self, Disk, on_disk};
 use crate::image::{self, Images};
 use crate::network::survey;
 use crate::proto::cri::{ContainerConfig, PodSandboxConfig};
@@ -164,7 +164,7 @@ impl Node {
         let node = self.node_facts(handler).await;
         Modes::of_pod(config)?.require_startable(&handler.name, node.features)?;
         let profile = spec::pause_seccomp(config, &node.container.unset_seccomp_profile)?;
-        let seccomp = flow::blocking(move || gather::local_seccomp(&profile)).await?;
+        let seccomp = on_disk(Disk::Host, move || gather::local_seccomp(&profile)).await?;
         let context = config.linux.as_ref().and_then(|linux| linux.security_context.as_ref());
         let options = Options::of(context.and_then(|context| context.selinux_options.as_ref()))?;
         let labels = match &ids.labels {
@@ -252,7 +252,7 @@ impl Node {
         let prepared = gather::Prepared { volumes_dir, image_volumes, leaves_missing: true };
         let (cdi, asked, image) = (self.cdi.clone(), config.clone(), image.clone());
         let (pod, options) = (pause.pod.config.clone(), self.config.clone());
-        let mut gathered = flow::blocking(move || {
+        let mut gathered = on_disk(Disk::Host, move || {
             let classes = gather::classes::of(&asked, &pod, &options)?;
             let edits = cdi.edits(&names)?;
             if !edits.net_devices.is_empty() && features.is_some_and(|features| !features.net_devices) {

@@ -16,7 +16,7 @@ use super::extract::{self, Extracted, Failure, Feed, Packing, Target, extract};
 use super::work::Work;
 use crate::containerd::{Containerd, Descriptor, Mount};
 use crate::error::{Result, canceled, deadline, internal};
-use crate::flow::blocking;
+use crate::flow::{Disk, on_disk};
 
 /// How long one layer may take, here or in containerd.
 const APPLY_LIMIT: Duration = Duration::from_secs(3600);
@@ -34,7 +34,7 @@ impl Extraction {
     pub(super) async fn of(layer: &Descriptor, mounts: &[Mount]) -> Result<Option<Extraction>> {
         let Some(packing) = Packing::of(&layer.media_type) else { return Ok(None) };
         let mounts = mounts.to_vec();
-        let target = blocking(move || Ok(Target::of(&mounts))).await?;
+        let target = on_disk(Disk::Images, move || Ok(Target::of(&mounts))).await?;
         Ok(target.map(|target| Extraction { target, packing }))
     }
 
@@ -107,7 +107,7 @@ async fn file_of(containerd: &Containerd, digest: &str, size: i64) -> Option<Fil
     let capabilities = containerd.capabilities().ok()?;
     let (algorithm, hex) = digest.split_once(':').filter(|_| is_digest(digest))?;
     let path = Path::new(capabilities.content_root()?).join("blobs").join(algorithm).join(hex);
-    let opened = blocking(move || {
+    let opened = on_disk(Disk::Images, move || {
         let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let file = File::from(rustix::fs::open(&path, flags, Mode::empty())?);
         let metadata = file.metadata()?;

@@ -11,7 +11,7 @@ use super::tree::{self, Source};
 use super::{Image, Images, pause};
 use crate::containerd::{Descriptor, ImageRecord};
 use crate::error::{Context, Result, invalid, precondition};
-use crate::flow;
+use crate::flow::{Disk, on_disk};
 use crate::spec::ImageConfig;
 
 /// Where an image has its users and groups.
@@ -69,7 +69,7 @@ impl Images {
             .ok_or_else(|| precondition("containerd does not tell where its content is"))?
             .to_owned();
         let layers = layers.to_vec();
-        flow::blocking(move || {
+        on_disk(Disk::Images, move || {
             let mut files: [Option<Vec<u8>>; 2] = [None, None];
             for layer in layers.iter().rev() {
                 let (algorithm, hex) = layer.digest.split_once(':').unwrap_or_default();

@@ -66,9 +66,9 @@ pub use work::LEASE_PREFIX;
 /// takes about half a megabyte of memory.
 const DOWNLOADS_MAX: usize = 16;
 
-/// How many layers are extracted at the same time, by all pulls together.
+/// How many layers are extracted at the same time, by all pulls together; each takes a thread.
 fn extractions_max() -> usize {
-    2 * std::thread::available_parallelism().map_or(1, usize::from)
+    std::thread::available_parallelism().map_or(1, usize::from).saturating_mul(2).min(DOWNLOADS_MAX)
 }
 
 /// Each `hosts.toml` below `folders`, and how many servers it names or what is wrong with it.

@@ -16,7 +16,7 @@ use tracing::debug;
 use super::{Image, Images, digest};
 use crate::containerd::Mount;
 use crate::error::{Context, Kind, Result};
-use crate::flow;
+use crate::flow::{Disk, on_disk};
 use crate::ids::random_hex;
 use crate::sys::mount::{mount_all, private_namespace};
 use crate::sys::owners;
@@ -101,7 +101,7 @@ impl Images {
         let mounts =
             containerd.prepare_snapshot(snapshotter, key, parent, Default::default(), Some(lease)).await?;
         let (place, maps) = (self.0.settings.state.clone(), *maps);
-        flow::blocking(move || shift_owners(&mounts, &place, &maps)).await?;
+        on_disk(Disk::Images, move || shift_owners(&mounts, &place, &maps)).await?;
         match containerd.commit_snapshot(snapshotter, name, key, Default::default(), Some(lease)).await {
             // Another client of containerd was faster.
             Err(error) if error.kind() == Kind::AlreadyExists => {

@@ -30,7 +30,7 @@ use super::work::Work;
 use crate::config::Puller;
 use crate::containerd::{Capabilities, Descriptor, Login, TransferPlatform, TransferRequest};
 use crate::error::{Kind, Result, precondition, unimplemented};
-use crate::flow;
+use crate::flow::{Disk, on_disk};
 use downloads::Downloads;
 pub(super) use downloads::Heard;
 use words::explained;
@@ -64,7 +64,7 @@ impl Images {
             return Ok(true);
         }
         let dir = settings.verifier_dir.clone();
-        let has_verifiers = flow::blocking(move || Ok(has_verifiers(&capabilities, &dir))).await?;
+        let has_verifiers = on_disk(Disk::Images, move || Ok(has_verifiers(&capabilities, &dir))).await?;
         if has_verifiers && !is_usable {
             warn!(
                 "containerd has image verifiers, but no Transfer service that asks them: they are passed over"

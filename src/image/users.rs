@@ -13,7 +13,7 @@ use tracing::debug;
 
 use super::{Image, Images};
 use crate::error::{Context, Kind, Result};
-use crate::flow::{self, lock};
+use crate::flow::{Disk, lock, on_disk};
 use crate::ids::random_hex;
 use crate::spec::Accounts;
 use crate::sys::beneath;
@@ -89,7 +89,7 @@ impl Images {
             let mounts =
                 self.0.containerd.view_snapshot(snapshotter, &key, &chain_id, Some(work.lease())).await?;
             let place = self.0.settings.state.clone();
-            flow::blocking(move || read_files(mounts, &place)).await
+            on_disk(Disk::Images, move || read_files(mounts, &place)).await
         };
         let result = read.await;
         work.end(&result).await;

@@ -30,6 +30,9 @@ const TIME_BYTES: usize = "2026-01-02T03:04:05.000000006Z".len();
 const FRACTION: std::ops::Range<usize> = 20..29;
 /// Where the tag stands.
 const TAG: usize = PREFIX_BYTES - 2;
+/// Times of entries rise while the clock is corrected in passing, by no more than this; a
+/// clock that somebody sets farther back is followed, or all would have one time until then.
+const SETBACK_MAX_NS: u64 = 2_000_000_000;
 
 /// Which output of the container it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -113,9 +116,10 @@ impl Prefix {
     }
 
     /// Sets stream and time of the next entry: `now`, or just after `last` where the
-    /// clock has not come that far. All in nanoseconds since the epoch.
+    /// clock has not come that far, by some seconds at most. All in nanoseconds since the epoch.
     pub(super) fn begin(&mut self, stream: Stream, now: u64, last: u64) {
-        let at = now.max(last.saturating_add(1));
+        let is_set_back = last.saturating_sub(now) > SETBACK_MAX_NS;
+        let at = if is_set_back { now } else { now.max(last.saturating_add(1)) };
         let (second, nanos) = (at / 1_000_000_000, (at % 1_000_000_000) as u32);
         if second != self.second {
             self.set_second(second);
@@ -275,10 +279,14 @@ mod tests {
         let text = entry(&mut prefix, Tag::Full, b"x");
         assert_eq!(text, "2026-01-02T03:04:06.000000000Z stderr F x\n");
         assert_eq!(prefix.last(), 1_767_323_046_000_000_000);
-        // The clock went back: the time does not.
-        prefix.begin(Stream::Stdout, 1_767_323_000_000_000_000, 1_767_323_046_000_000_000);
+        // The clock goes back a little: the time does not.
+        prefix.begin(Stream::Stdout, 1_767_323_044_000_000_000, 1_767_323_046_000_000_000);
         let text = entry(&mut prefix, Tag::Full, b"y");
         assert_eq!(text, "2026-01-02T03:04:06.000000001Z stdout F y\n");
+        // Somebody sets it: then it does.
+        prefix.begin(Stream::Stdout, 1_767_323_000_000_000_000, 1_767_323_046_000_000_001);
+        let text = entry(&mut prefix, Tag::Full, b"z");
+        assert_eq!(text, "2026-01-02T03:03:20.000000000Z stdout F z\n");
     }
 
     /// Bytes in which newlines and carriage returns are frequent.
@@ -324,7 +332,7 @@ mod tests {
         }
 
         #[test]
-        fn times_parse_and_rise(now in 0..4_000_000_000_000_000_000u64, back in 0..2_000_000_000u64, count in 1..50usize) {
+        fn times_parse_and_rise(now in 0..4_000_000_000_000_000_000u64, back in 0..=SETBACK_MAX_NS, count in 1..50usize) {
             let mut prefix = Prefix::new();
             let mut last = 0;
             let mut to = [0; 64];

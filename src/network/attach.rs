@@ -18,7 +18,7 @@ use super::cni::result::{CniResult, merge};
 use super::cni::{self, Endpoint, capability};
 use super::{Attachment, Inner, Network, PodNetwork};
 use crate::error::{Collected, Context, Error, Result, internal, invalid, not_found, unknown};
-use crate::flow::{self, Stage};
+use crate::flow::{self, Disk, Stage, on_disk};
 use crate::sys;
 
 /// What the removal after a failed ADD may take (CNI-24).
@@ -90,7 +90,7 @@ impl Network {
     pub async fn check(&self, pod: &PodNetwork) -> Result<()> {
         let inner = &self.0;
         let (cache, id) = (inner.cache.clone(), pod.id.clone());
-        let found = flow::blocking(move || cache.of(&id)).await?;
+        let found = on_disk(Disk::Cni, move || cache.of(&id)).await?;
         let netns = pod.netns.as_deref().and_then(Path::to_str).unwrap_or_default();
         let mut is_known = false;
         for found in found {
@@ -119,7 +119,7 @@ impl Network {
         let inner = &self.0;
         let cache = inner.cache.clone();
         let live: HashSet<String> = live.iter().cloned().collect();
-        let (abandoned, valid): (Vec<Entry>, Vec<Entry>) = flow::blocking(move || {
+        let (abandoned, valid): (Vec<Entry>, Vec<Entry>) = on_disk(Disk::Cni, move || {
             let entries = cache.all()?.into_iter();
             Ok(entries.partition(|entry| !live.contains(&entry.container_id) && is_abandoned(entry)))
         })
@@ -172,7 +172,7 @@ impl Inner {
             .map(|(network, endpoint)| Entry::intent(&network.list.name, &network.list.bytes, endpoint))
             .collect();
         let (cache, written) = (self.cache.clone(), intents.clone());
-        flow::blocking(move || written.iter().try_for_each(|entry| cache.write(entry))).await?;
+        on_disk(Disk::Cni, move || written.iter().try_for_each(|entry| cache.write(entry))).await?;
 
         let one = |((&network, endpoint), entry)| self.add_one(network, endpoint, entry, stage);
         let jobs = networks.iter().zip(&endpoints).zip(intents).map(one);
@@ -208,13 +208,13 @@ impl Inner {
             CniResult::read(&value).context(|| format!("CNI ADD of network {:?}", network.list.name))?;
         entry.result = Some(value);
         let cache = self.cache.clone();
-        flow::blocking(move || cache.write(&entry)).await?;
+        on_disk(Disk::Cni, move || cache.write(&entry)).await?;
         Ok((&network.interface, result))
     }
 
     async fn detach(&self, pod: &PodNetwork, limit: Duration) -> Result<()> {
         let (cache, id, netns) = (self.cache.clone(), pod.id.clone(), pod.netns.clone());
-        let (found, netns) = flow::blocking(move || {
+        let (found, netns) = on_disk(Disk::Cni, move || {
             // Plugins are told that it is gone by an empty path.
             let alive = netns.filter(|path| sys::netns::is_alive(path));
             let netns = alive.and_then(|path| path.into_os_string().into_string().ok());
@@ -303,7 +303,7 @@ impl Inner {
             cni::del(&self.plugins, &list, &endpoint, previous.as_ref(), limit).await?;
         }
         let cache = self.cache.clone();
-        flow::blocking(move || match file {
+        on_disk(Disk::Cni, move || match file {
             None => Ok(()),
             Some(CacheFile::Entry(entry)) => cache.remove(&entry),
             Some(CacheFile::Broken(path)) => cache.remove_path(&path),

@@ -4,7 +4,7 @@ use std::os::unix::fs::chown;
 use std::path::Path;
 
 use crate::error::{Context, Result, invalid, precondition};
-use crate::flow;
+use crate::flow::{Disk, on_disk};
 use crate::ids::PodId;
 use crate::points;
 use crate::proto::cri::{DnsConfig, PodSandboxConfig};
@@ -31,7 +31,7 @@ pub(super) struct PodFilesRequest {
 /// # Errors
 /// Those of the file system.
 pub(super) async fn make(request: PodFilesRequest, config: std::sync::Arc<PodSandboxConfig>) -> Result<()> {
-    flow::blocking(move || {
+    on_disk(Disk::Root, move || {
         let PodFilesRequest { id, paths, node_name, host_ipc, shm_bytes, maps } = request;
         let owner = maps.and_then(|maps| maps.to_host(0, 0));
         let (root, state) = (paths.pod_root(&id), paths.pod_state(&id));

@@ -18,7 +18,7 @@ use crate::container::{failed, remove_folder, user_of};
 use crate::containerd::{ContainerRecord, Process, ProcessStatus};
 use crate::error::Result;
 use crate::events::Step;
-use crate::flow;
+use crate::flow::{Disk, on_disk};
 use crate::ids::{ContainerId, is_id};
 use crate::image::is_unfinished_remapping;
 use crate::io::fifo::Fifos;
@@ -209,7 +209,7 @@ impl Pods {
             return None;
         }
         let folder = dir.clone();
-        let stored = flow::blocking(move || checkpoint::read(&folder)).await;
+        let stored = on_disk(Disk::Root, move || checkpoint::read(&folder)).await;
         let (mut status, extra) = match stored {
             Ok(mut file) => {
                 let extra = std::mem::take(&mut file.extra);
@@ -391,7 +391,7 @@ impl Pods {
     /// What belongs to no record (REC-15).
     async fn remove_orphans(&self, known: &HashSet<String>) {
         let orphans = async |base: PathBuf| {
-            let mut names = flow::blocking(move || Ok(names_in(&base))).await.unwrap_or_default();
+            let mut names = on_disk(Disk::Root, move || Ok(names_in(&base))).await.unwrap_or_default();
             names.retain(|name| is_id(name) && !known.contains(name));
             names
         };

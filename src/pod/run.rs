@@ -23,7 +23,7 @@ use crate::container::labels::{self, Labelled};
 use crate::container::remove_folder;
 use crate::containerd::{ContainerRecord, ContainerUpdate, Mount, TaskRequest};
 use crate::error::{Context, Result, invalid};
-use crate::flow::{self, Stage, Undo};
+use crate::flow::{Disk, Stage, Undo, on_disk};
 use crate::ids::{self, PodId};
 use crate::image::Image;
 use crate::network::{Attachment, PodNetwork, netns};
@@ -391,7 +391,7 @@ impl Pods {
         let accounts = containers.images.accounts(&creation.image, &creation.handler.snapshotter).await?;
         let unset_seccomp = containers.config.file.container.unset_seccomp_profile.as_str();
         let profile = spec::pause_seccomp(&creation.config, unset_seccomp)?;
-        let local = flow::blocking(move || gather::local_seccomp(&profile)).await?;
+        let local = on_disk(Disk::Host, move || gather::local_seccomp(&profile)).await?;
         let sandbox = &containers.config.file.sandbox;
         let mut spec = spec::pause(&PauseInput {
             id: creation.id.as_str(),

@@ -22,7 +22,7 @@ use super::record::ContainerMetadata;
 use crate::containerd::Exit;
 use crate::error::{Context, Result, precondition};
 use crate::events::{Step, Told};
-use crate::flow;
+use crate::flow::{Disk, on_disk};
 use crate::ids::{ContainerId, PodId};
 use crate::proto::cri::{ContainerResources, ContainerState, LinuxContainerResources};
 use crate::spec::oci::User;
@@ -313,7 +313,7 @@ impl Container {
     async fn save(&self, status: &Status) -> Result<()> {
         let dir = self.dir.clone();
         let file = StatusFile { extra: self.extra.clone(), ..StatusFile::from(status) };
-        let saved = flow::blocking(move || checkpoint::write(&dir, &file)).await;
+        let saved = on_disk(Disk::Root, move || checkpoint::write(&dir, &file)).await;
         self.is_unsaved.store(saved.is_err(), Ordering::Relaxed);
         saved.context(|| format!("container {}", self.id))
     }

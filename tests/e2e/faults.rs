@@ -5,6 +5,7 @@
 mod behind;
 mod containerd;
 mod disk;
+mod hung_disk;
 mod limits;
 mod network;
 mod processes;

@@ -20,9 +20,10 @@ if [ -n "$names" ]; then
     tests --test-threads 1 --nocapture $names
     exit $failed
 fi
-# These load and unload the node's profile, one after the other. The cgroup driver is nothing to them.
+# These load and unload the node's profile, and set its clock, one after the other. The cgroup
+# driver is nothing to them.
 if [ "$LONGSHORE_TEST_CGROUP_DRIVER" = systemd ]; then
-    tests --test-threads 1 vm::apparmor::
+    tests --test-threads 1 vm::apparmor:: vm::clock::
 fi
-tests --test-threads 2 --skip vm::apparmor:: vm:: core::
+tests --test-threads 2 --skip vm::apparmor:: --skip vm::clock:: vm:: core::
 exit $failed

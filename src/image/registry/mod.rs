@@ -50,7 +50,7 @@ use super::reference::{Object, Reference};
 use crate::config::{Config, ImportedRegistries, Proxies};
 use crate::containerd::Descriptor;
 use crate::error::{Result, invalid};
-use crate::flow::{self, lock};
+use crate::flow::{self, Disk, lock, on_disk};
 
 /// How long a server may be silent in the middle of a body: then another connection is
 /// made for the rest. Before its first byte it may fetch the content itself, which takes
@@ -127,7 +127,7 @@ impl Registry {
         let clients = self.clients().await?;
         let (folders, imported) = (self.folders.clone(), self.imported.clone());
         let domain = reference.domain().to_owned();
-        let (endpoints, others) = flow::blocking(move || {
+        let (endpoints, others) = on_disk(Disk::Images, move || {
             let endpoints = hosts::endpoints(&folders, &imported, &domain)?;
             let endpoints = endpoints.into_iter().map(|endpoint| {
                 let client = clients.with(&endpoint.trust)?;
@@ -159,7 +159,7 @@ impl Registry {
     pub(super) async fn hosts_dir(&self, reference: &Reference) -> Result<Option<String>> {
         let (folders, imported) = (self.folders.clone(), self.imported.clone());
         let domain = reference.domain().to_owned();
-        flow::blocking(move || {
+        on_disk(Disk::Images, move || {
             hosts::endpoints(&folders, &imported, &domain)?;
             let Some(folder) = hosts::folder_of(&folders, &domain) else { return Ok(None) };
             let dir = folder.parent().and_then(std::path::Path::to_str);

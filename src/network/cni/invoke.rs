@@ -20,7 +20,7 @@ use tracing::{Instrument, Span, debug, info_span, warn};
 
 use super::{Endpoint, Verb};
 use crate::error::{Context, Error, Kind, Result, deadline, precondition, unknown};
-use crate::flow;
+use crate::flow::{Disk, on_disk};
 use crate::points;
 use crate::telemetry::{METERS, traces};
 use crate::trace;
@@ -203,7 +203,7 @@ impl Plugins {
             let (plugins, plugin) = (self.clone(), call.plugin.to_owned());
             let environment = environment(call, &self.path);
             // Looking up and loading the binary reads from the disk.
-            let spawned = flow::blocking(move || {
+            let spawned = on_disk(Disk::Cni, move || {
                 let binary = plugins.find(&plugin)?;
                 let spawned = spawn(&binary, environment);
                 match spawned {

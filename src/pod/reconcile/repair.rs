@@ -11,7 +11,7 @@ use super::{Deviation, is_idle};
 use crate::container::remove_folder;
 use crate::containerd::{ContainerRecord, Exit, ProcessStatus};
 use crate::error::{Context, Result, precondition};
-use crate::flow;
+use crate::flow::{self, Disk, on_disk};
 use crate::leftovers::Thing;
 use crate::network::{PodNetwork, netns, survey};
 use crate::proto::cri::{ContainerState, NamespaceMode, PodSandboxConfig};
@@ -135,7 +135,7 @@ impl Pods {
     /// CNI DEL with what stands in the cache.
     async fn detach_left(&self, id: &str, file: &Path) -> Result<()> {
         let entry = file.to_owned();
-        let attached = flow::blocking(move || Ok(survey::netns_in(&entry))).await?;
+        let attached = on_disk(Disk::Cni, move || Ok(survey::netns_in(&entry))).await?;
         let network =
             PodNetwork { id: id.to_owned(), handler: String::new(), netns: attached, config: Arc::default() };
         self.network.detach(&network).await?;

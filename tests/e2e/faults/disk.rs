@@ -1,5 +1,4 @@
-//! Disks that are full or read-only. A disk is a small tmpfs of the test's own; a slow one
-//! would need a file system of its own, and is left out.
+//! Disks that are full or read-only. A disk is a small tmpfs of the test's own.
 
 use std::io::Write;
 use std::path::Path;

@@ -2,10 +2,11 @@
 //! `make test-vm` runs this in a guest, with each cgroup driver.
 //!
 //! `apparmor` takes the default profile away and changes what the whole node has: nothing
-//! else may run beside its tests, nor they beside each other.
+//! else may run beside its tests, nor they beside each other. The same is true of `clock`.
 
 mod apparmor;
 mod cgroups;
+mod clock;
 mod resources;
 mod service;
 mod stats;

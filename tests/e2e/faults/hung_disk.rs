@@ -1,0 +1,136 @@
+//! A disk that takes its time: one that hangs, until it does not. A disk is a file system of the
+//! test's own, which is frozen.
+
+use std::io::{BufRead, BufReader};
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+
+use futures_util::future::join_all;
+use longshore::proto::cri::ContainerState;
+
+use crate::harness::{Container, Node, Place, Server, wait_until};
+
+/// More calls that write than there are threads for it.
+const WRITERS: usize = 80;
+/// The folder of the disk in the place.
+const DISK: &str = "disk";
+
+fn make_disk(place: &Place) {
+    let (image, disk) = (place.path("image"), place.path(DISK));
+    std::fs::File::create(&image).and_then(|file| file.set_len(64 << 20)).expect("a file");
+    std::fs::create_dir(&disk).expect("a folder");
+    let made = Command::new("mke2fs").args(["-q", "-t", "ext4"]).arg(&image).status();
+    assert!(made.expect("mke2fs").success());
+    // Takes a loop device, which goes with the mount.
+    let mounted = Command::new("mount").args(["-o", "loop"]).arg(&image).arg(&disk).status();
+    assert!(mounted.expect("mount").success());
+}
+
+/// A disk that hangs until this is dropped, or the tests end in whatever way.
+struct Hung(Child);
+
+impl Hung {
+    fn disk(folder: &Path) -> Hung {
+        // Not even `sync` ends on a disk that nobody lets go.
+        let script = "fsfreeze --freeze \"$0\" && echo hangs && read -r _; fsfreeze --unfreeze \"$0\"";
+        let mut shell = Command::new("sh");
+        shell.args(["-c", script]).arg(folder).stdin(Stdio::piped()).stdout(Stdio::piped());
+        let mut child = shell.spawn().expect("a shell");
+        let mut line = String::new();
+        BufReader::new(child.stdout.take().expect("piped")).read_line(&mut line).expect("a line");
+        assert_eq!(line, "hangs\n");
+        Hung(child)
+    }
+}
+
+impl Drop for Hung {
+    fn drop(&mut self) {
+        drop(self.0.stdin.take());
+        let _ = self.0.wait();
+    }
+}
+
+/// What has to be answered whatever a disk does.
+async fn assert_it_serves(node: &Node, container: &Container) {
+    assert!(node.condition("RuntimeReady").await.expect("a status"));
+    node.pods().await.expect("pods");
+    node.containers().await.expect("containers");
+    container.status().await.expect("a status");
+    node.list_images().await.expect("images");
+    node.container_stats(&container.id).await.expect("figures");
+    node.list_pod_stats(None).await.expect("figures");
+    assert_eq!(container.sh("echo inside").await, "inside");
+}
+
+/// The root hangs under more calls than there are threads for disks: they wait, nothing else
+/// does. When it is back they are done, and the end of a container meanwhile is known.
+#[tokio::test]
+async fn a_root_that_hangs_holds_up_what_writes_there_and_nothing_else() {
+    let config = "root = \"{folder}/disk/l\"\n";
+    let node = Node::with(Server::Longshore).config(config).before(make_disk).start().await;
+    let gate = node.place().path("gate");
+    std::fs::create_dir(&gate).expect("a folder");
+    let pod = node.pod("a").run().await.expect("a pod");
+    let container = pod.container("c").forever().run().await.expect("it runs");
+    let script = "until [ -e /gate/go ]; do usleep 20000; done; exit 9";
+    let ending = pod.container("ending").sh(script).mount(&gate, "/gate").run().await.expect("it runs");
+    let process = format!("/proc/{}", ending.info().await["pid"].as_u64().expect("a pid"));
+
+    let hung = Hung::disk(&node.place().path(DISK));
+    let (new_pod, pod_of_many) = (node.pod("b"), &pod);
+    let starting = tokio::spawn(async move { new_pod.run().await });
+    let creations: Vec<_> = (0..WRITERS)
+        .map(|number| tokio::spawn(pod_of_many.container(&format!("many-{number}")).forever().create()))
+        .collect();
+    std::fs::write(gate.join("go"), "").expect("a file");
+    wait_until("the end of a process", async || !Path::new(&process).exists()).await;
+    for _ in 0..3 {
+        assert_it_serves(&node, &container).await;
+    }
+    assert!(!starting.is_finished() && creations.iter().all(|creation| !creation.is_finished()));
+
+    drop(hung);
+    let new_pod = starting.await.expect("no panic").expect("a pod");
+    for created in join_all(creations).await {
+        created.expect("no panic").expect("created");
+    }
+    assert_eq!(ending.wait_exited().await.exit_code, 9);
+    let listed = node.containers().await.expect("containers");
+    assert_eq!(listed.len(), 2 + WRITERS);
+    new_pod.remove().await.expect("removed");
+    node.longshore().kill().await;
+    node.longshore().start().await;
+    let status = ending.status().await.expect("a status");
+    assert_eq!((status.state, status.exit_code), (ContainerState::ContainerExited as i32, 9));
+    pod.remove().await.expect("removed");
+    node.finish().await;
+}
+
+/// The logs of a pod hang: it can be seen and entered, others' logs go on, and no line is lost.
+#[tokio::test]
+async fn a_log_that_hangs_holds_up_its_container_and_loses_nothing() {
+    let node = Node::with(Server::Longshore).before(make_disk).start().await;
+    let logs = node.place().path(DISK).join("logs");
+    let pod = node.pod("a").log_dir(&logs.display().to_string()).run().await.expect("a pod");
+    let count = "n=0; while usleep 2000; do n=$((n + 1)); echo line $n; done";
+    let container = pod.container("c").sh(count).run().await.expect("it runs");
+    let other =
+        node.pod("b").run().await.expect("a pod").container("c").sh(count).run().await.expect("it runs");
+    container.wait_log("line 10").await;
+
+    let hung = Hung::disk(&node.place().path(DISK));
+    let lines = other.log_entries().await.len();
+    wait_until("lines of the other", async || other.log_entries().await.len() > lines + 50).await;
+    assert_it_serves(&node, &container).await;
+    other.reopen_log().await.expect("reopened");
+    drop(hung);
+
+    container.stop(0).await.expect("stopped");
+    let entries = container.log_entries().await;
+    for (index, entry) in entries.iter().enumerate() {
+        assert_eq!(entry.text(), format!("line {}", index + 1));
+    }
+    assert!(entries.len() > 50, "{}", entries.len());
+    node.remove_all().await;
+    node.finish().await;
+}
