@@ -27,7 +27,7 @@ use crate::containerd::{Containerd, Event};
 use crate::cri::Cri;
 use crate::events::Events;
 use crate::flow::{Flow, Joins};
-use crate::httpd;
+use crate::httpd::{self, CLIENT_LIMIT};
 use crate::image::Images;
 use crate::io::{Keeper, KeeperOptions};
 use crate::network::Network;
@@ -266,12 +266,13 @@ async fn serve_looks(
             Box::pin(async move { admin::figures(&pods).await })
         });
         let listener = listen(address, "metrics").await?;
-        tasks.push(tokio::spawn(httpd::serve(listener, "metrics", endpoint::handler(look), stop.clone())));
+        let serving = httpd::serve(listener, "metrics", CLIENT_LIMIT, endpoint::handler(look), stop.clone());
+        tasks.push(tokio::spawn(serving));
     }
     if let Some(address) = &config.page {
         let handler = Page::new(admin, config.clone())?.handler();
         let listener = listen(address, "page").await?;
-        tasks.push(tokio::spawn(httpd::serve(listener, "page", handler, stop.clone())));
+        tasks.push(tokio::spawn(httpd::serve(listener, "page", CLIENT_LIMIT, handler, stop.clone())));
     }
     Ok(tasks)
 }

@@ -1,9 +1,9 @@
-//! A small HTTP server for programs and people that look: metrics, the page.
+//! A small HTTP server for programs and people that look: the admin socket, metrics, the page.
 //!
-//! Off by default. There is no password: on a Unix socket its permissions say who may read,
-//! at an address everybody who reaches it.
+//! There is no password: on a Unix socket its permissions say who may read, at an address
+//! everybody who reaches it.
 //!
-//! Each client gets one answer, within [`CLIENT_LIMIT`], and only reads. Of too many at a
+//! Each client gets one answer, within a limit, and only reads. Of too many at a
 //! time the one that has been there for the longest has to go, so that nobody can keep others
 //! out by doing nothing.
 
@@ -29,8 +29,8 @@ use tracing::{debug, warn};
 
 /// The most clients at a time.
 const CLIENTS_MAX: usize = 32;
-/// How long a client may stay, from its connection to the last byte of its answer.
-const CLIENT_LIMIT: Duration = Duration::from_secs(10);
+/// How long a client may stay where answers come at once.
+pub const CLIENT_LIMIT: Duration = Duration::from_secs(10);
 /// The longest request head.
 const HEAD_BYTES_MAX: usize = 16 << 10;
 /// The pause after a connection could not be taken.
@@ -51,19 +51,26 @@ pub enum Listener {
     Tcp(TcpListener),
 }
 
-/// Serves until `stop`; `what` names it in the log.
-pub async fn serve(listener: Listener, what: &'static str, handler: Handler, stop: CancellationToken) {
+/// Serves until `stop`; `what` names it in the log. A client may stay for `limit`, from its
+/// connection to the last byte of its answer.
+pub async fn serve(
+    listener: Listener,
+    what: &'static str,
+    limit: Duration,
+    handler: Handler,
+    stop: CancellationToken,
+) {
     let mut clients = Clients::default();
     loop {
         let accepted = async {
             Ok::<_, std::io::Error>(match &listener {
                 Listener::Unix(listener) => {
                     let (stream, _) = listener.accept().await?;
-                    tokio::spawn(client(stream, what, handler.clone())).abort_handle()
+                    tokio::spawn(client(stream, what, limit, handler.clone())).abort_handle()
                 }
                 Listener::Tcp(listener) => {
                     let (stream, _) = listener.accept().await?;
-                    tokio::spawn(client(stream, what, handler.clone())).abort_handle()
+                    tokio::spawn(client(stream, what, limit, handler.clone())).abort_handle()
                 }
             })
         };
@@ -101,7 +108,12 @@ impl Drop for Clients {
     }
 }
 
-async fn client(stream: impl AsyncRead + AsyncWrite + Unpin, what: &'static str, handler: Handler) {
+async fn client(
+    stream: impl AsyncRead + AsyncWrite + Unpin,
+    what: &'static str,
+    limit: Duration,
+    handler: Handler,
+) {
     let service = service_fn(|request: Request<Incoming>| {
         let handler = handler.clone();
         async move {
@@ -118,7 +130,7 @@ async fn client(stream: impl AsyncRead + AsyncWrite + Unpin, what: &'static str,
     let mut builder = http1::Builder::new();
     builder.keep_alive(false).max_buf_size(HEAD_BYTES_MAX).header_read_timeout(None);
     let served = builder.serve_connection(TokioIo::new(stream), service);
-    match tokio::time::timeout(CLIENT_LIMIT, served).await {
+    match tokio::time::timeout(limit, served).await {
         Ok(Ok(())) => {}
         Ok(Err(error)) => debug!(%error, "a client of the {what}"),
         Err(_) => debug!("a client of the {what} stayed too long"),
@@ -147,7 +159,7 @@ mod tests {
         let handler: Handler = Arc::new(|asked| {
             Box::pin(async move { answer(StatusCode::OK, "text/plain", asked.uri().path().to_owned()) })
         });
-        tokio::spawn(serve(Listener::Tcp(listener), "test", handler, stop.clone()));
+        tokio::spawn(serve(Listener::Tcp(listener), "test", CLIENT_LIMIT, handler, stop.clone()));
         (address, stop.drop_guard())
     }
 
@@ -200,7 +212,7 @@ mod tests {
         tokio::time::pause();
         let begun = tokio::time::Instant::now();
         other.write_all(b"GET /a HTTP/1.1\r\n\r\n").await.expect("it is sent");
-        client(one, "test", handler).await;
+        client(one, "test", CLIENT_LIMIT, handler).await;
         assert!(begun.elapsed() >= CLIENT_LIMIT);
     }
 }

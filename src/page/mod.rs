@@ -104,7 +104,7 @@ impl Page {
                 }
                 Err(error) => answer(StatusCode::BAD_GATEWAY, "text/plain", format!("{error}\n")),
             },
-            None => self.admin.answer(asked.method(), asked.uri()).await,
+            None => self.admin.answer(asked.uri()).await,
         }
     }
 
