@@ -108,7 +108,7 @@ impl Node {
         if host.restrict_oom_score_adj {
             let own = host.oom_score_adj;
             said.push(format!(
-                "OOM scores are kept at or above the server's own; that of this program, {own}, stands for it"
+                "OOM scores are kept at or above the server's own, which is taken to be {own}, as here"
             ));
         }
         Ok(Node {
