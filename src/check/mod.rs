@@ -50,9 +50,10 @@ use std::time::Duration;
 pub use finding::{Finding, Left, RemovedBy, Verdict};
 pub use report::{Report, Unchecked};
 
-use crate::config::Overrides;
+use crate::config::{Config, Overrides};
 use crate::error::Result;
 use crate::flow;
+use crate::leftovers::World;
 use crate::sys::processes;
 
 /// How long one question may take.
@@ -116,78 +117,119 @@ pub async fn run(request: Request) -> Report {
     report.add(configuration::compare(&facts));
     let Ok(config) = facts.outcome else { return report };
     let config = Arc::new(config);
+    let facts = gather(&config, request.kubelet_config, &mut report).await;
+    compare(&facts, &config, mode, &mut report);
+    report
+}
 
-    let containerd = Box::pin(containerd::gather(&config));
+/// What was found of each subject; nothing where it could not be looked at.
+struct Facts {
+    containerd: Option<containerd::Facts>,
+    server: Option<server::Facts>,
+    kubelet: kubelet::Kubelet,
+    cni: Option<cni::Facts>,
+    kernel: Option<kernel::Facts>,
+    runtimes: Option<runtimes::Facts>,
+    streaming: Option<streaming::Facts>,
+    registries: Option<registries::Facts>,
+    keeper: Option<keeper::Facts>,
+    world: Option<World>,
+}
+
+impl Facts {
+    /// containerd, if it answers.
+    fn answering(&self) -> Option<&containerd::Facts> {
+        self.containerd.as_ref().filter(|containerd| containerd.answers())
+    }
+
+    /// Whether the server runs, and is one of ours.
+    fn has_server(&self) -> bool {
+        self.server.as_ref().is_some_and(|server| server.is_longshore())
+    }
+}
+
+/// What can be looked at alone, then what takes knowledge of containerd.
+async fn gather(config: &Arc<Config>, kubelet_config: Option<PathBuf>, report: &mut Report) -> Facts {
+    let containerd = Box::pin(containerd::gather(config));
     let (processes, containerd, server, cni, kernel, streaming, registries, keeper) = tokio::join!(
         bounded("processes", flow::blocking(|| Ok(processes::all()))),
         bounded("containerd", containerd),
-        bounded("the server", server::gather(&config)),
+        bounded("the server", server::gather(config)),
         bounded("CNI", cni::gather(config.clone())),
         bounded("the kernel", flow::blocking(|| Ok(kernel::gather()))),
-        bounded("streaming", blocking(&config, streaming::gather)),
-        bounded("registries", blocking(&config, registries::gather)),
+        bounded("streaming", blocking(config, streaming::gather)),
+        bounded("registries", blocking(config, registries::gather)),
         bounded("the keeper", keeper::gather(config.clone())),
     );
     let processes = report.take("processes", processes).unwrap_or_default();
-    let kubelet = {
-        let given = request.kubelet_config.clone();
-        bounded("the kubelet", flow::blocking(move || Ok(kubelet::gather(&processes, given.as_deref()))))
+    let kubelet = flow::blocking(move || Ok(kubelet::gather(&processes, kubelet_config.as_deref())));
+    let kubelet = bounded("the kubelet", kubelet).await;
+    let mut facts = Facts {
+        kubelet: report.take("cgroups", kubelet).unwrap_or_default(),
+        containerd: report.take("containerd", containerd),
+        server: report.take("server", server),
+        cni: report.take("cni", cni),
+        kernel: report.take("kernel", kernel),
+        streaming: report.take("streaming", streaming),
+        registries: report.take("registries", registries),
+        keeper: report.take("keeper", keeper),
+        runtimes: None,
+        world: None,
     };
-    let kubelet = report.take("cgroups", kubelet.await).unwrap_or_default();
-    let containerd = report.take("containerd", containerd);
-    let server = report.take("server", server);
-    let runs = server.as_ref().is_some_and(|server| server.is_longshore());
-
-    let answers = containerd.as_ref().filter(|containerd| containerd.answers());
-    let world = crate::leftovers::gather(&config, answers.map(|known| &known.client), runs);
+    let answers = facts.answering();
+    let world = crate::leftovers::gather(config, answers.map(|known| &known.client), facts.has_server());
     let (runtimes, world) = tokio::join!(
-        bounded("runtimes", runtimes::gather(&config, answers)),
+        bounded("runtimes", runtimes::gather(config, answers)),
         bounded("leftovers", Box::pin(world)),
     );
-
-    if let Some(containerd) = &containerd {
-        report.add(containerd::compare(containerd, &config));
-    }
-    let world = report.take("leftovers", world);
-    let conflicts = conflicts::Facts {
-        config: &config,
-        mode,
-        builtin_active: answers.map(|known| known.builtin_active()),
-        kubelet: &kubelet,
-        foreign: world.as_ref().map(|world| world.foreign_pods()).unwrap_or_default(),
-    };
-    report.add(conflicts::compare(&conflicts));
-    if let Some(server) = &server {
-        report.add(server::compare(server, &config, mode));
-    }
-    let cni = report.take("cni", cni);
-    if let Some(cni) = &cni {
-        report.add(cni::compare(cni, mode));
-    }
-    if let Some(kernel) = report.take("kernel", kernel) {
-        let has_bridge = cni.as_ref().is_some_and(cni::Facts::has_bridge);
-        report.add(cgroups::compare(&cgroups::facts(&config, &kernel, &kubelet)));
-        report.add(kernel::compare(&kernel, &config, has_bridge));
-    }
-    if let Some(runtimes) = report.take("runtimes", runtimes) {
-        report.add(runtimes::compare(&runtimes));
-    }
-    if let Some(streaming) = report.take("streaming", streaming) {
-        report.add(streaming::compare(&streaming, runs));
-    }
-    if let Some(registries) = report.take("registries", registries) {
-        report.add(registries::compare(&registries));
-    }
-    if let Some(keeper) = report.take("keeper", keeper) {
-        report.add(keeper::compare(&keeper, runs));
-    }
-    if let Some(world) = &world {
-        report.add(leftovers::compare(world));
-    }
-    if answers.is_none() {
+    facts.runtimes = report.take("runtimes", runtimes);
+    facts.world = report.take("leftovers", world);
+    if facts.answering().is_none() {
         report.unchecked("leftovers", "containerd does not answer: what has no pod any more is not known");
     }
-    report
+    facts
+}
+
+/// In the order in which they are printed.
+fn compare(facts: &Facts, config: &Config, mode: Mode, report: &mut Report) {
+    let Facts { kubelet, world, .. } = facts;
+    let runs = facts.has_server();
+    if let Some(containerd) = &facts.containerd {
+        report.add(containerd::compare(containerd, config));
+    }
+    report.add(conflicts::compare(&conflicts::Facts {
+        config,
+        mode,
+        builtin_active: facts.answering().map(|known| known.builtin_active()),
+        kubelet,
+        foreign: world.as_ref().map(|world| world.foreign_pods()).unwrap_or_default(),
+    }));
+    if let Some(server) = &facts.server {
+        report.add(server::compare(server, config, mode));
+    }
+    if let Some(cni) = &facts.cni {
+        report.add(cni::compare(cni, mode));
+    }
+    if let Some(kernel) = &facts.kernel {
+        let has_bridge = facts.cni.as_ref().is_some_and(cni::Facts::has_bridge);
+        report.add(cgroups::compare(&cgroups::facts(config, kernel, kubelet)));
+        report.add(kernel::compare(kernel, config, has_bridge));
+    }
+    if let Some(runtimes) = &facts.runtimes {
+        report.add(runtimes::compare(runtimes));
+    }
+    if let Some(streaming) = &facts.streaming {
+        report.add(streaming::compare(streaming, runs));
+    }
+    if let Some(registries) = &facts.registries {
+        report.add(registries::compare(registries));
+    }
+    if let Some(keeper) = &facts.keeper {
+        report.add(keeper::compare(keeper, runs));
+    }
+    if let Some(world) = world {
+        report.add(leftovers::compare(world));
+    }
 }
 
 /// Waits at most until the limit of a subject.
@@ -196,10 +238,7 @@ async fn bounded<T>(what: &str, work: impl Future<Output = Result<T>>) -> Result
 }
 
 /// Gathers from files.
-async fn blocking<T: Send + 'static>(
-    config: &Arc<crate::config::Config>,
-    gather: fn(&crate::config::Config) -> T,
-) -> Result<T> {
+async fn blocking<T: Send + 'static>(config: &Arc<Config>, gather: fn(&Config) -> T) -> Result<T> {
     let config = config.clone();
     flow::blocking(move || Ok(gather(&config))).await
 }
