@@ -25,7 +25,7 @@ mod keyed;
 mod places;
 mod shared;
 
-pub(crate) use disk::THREADS_PER_DISK;
+pub(crate) use disk::DISK_THREADS;
 pub use disk::{Disk, on_disk};
 pub use keyed::{Keyed, KeyedGuard};
 pub use places::{Place, Places};

@@ -6,7 +6,7 @@ use clap::Args;
 
 use crate::app;
 use crate::config::{Config, Overrides};
-use crate::flow::{Disk, THREADS_PER_DISK};
+use crate::flow::DISK_THREADS;
 use crate::sys::memory;
 use crate::telemetry;
 
@@ -14,7 +14,7 @@ use crate::telemetry;
 const WORKER_THREADS: usize = 2;
 /// Threads for blocking work: those of the disks, those that extract layers, and some for
 /// what waits for neither. They are there only while there is work.
-const BLOCKING_THREADS_MAX: usize = Disk::ALL.len() * THREADS_PER_DISK + 48;
+const BLOCKING_THREADS_MAX: usize = DISK_THREADS + 48;
 
 #[derive(Debug, Args)]
 pub(super) struct Arguments {

@@ -10,8 +10,15 @@ use super::blocking;
 use crate::error::Result;
 use crate::trace;
 
-/// Threads for each kind of disk; the rest waits, in order.
-pub(crate) const THREADS_PER_DISK: usize = 24;
+/// Threads for all disks together.
+pub(crate) const DISK_THREADS: usize = {
+    let (mut index, mut sum) = (0, 0);
+    while index < Disk::ALL.len() {
+        sum += Disk::ALL[index].threads();
+        index += 1;
+    }
+    sum
+};
 
 /// What a disk has. On a node several of them may be on the same.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -28,7 +35,17 @@ pub enum Disk {
 
 impl Disk {
     /// All of them.
-    pub(crate) const ALL: [Disk; 4] = [Disk::Root, Disk::Host, Disk::Cni, Disk::Images];
+    const ALL: [Disk; 4] = [Disk::Root, Disk::Host, Disk::Cni, Disk::Images];
+
+    /// How much works on it at a time; the rest waits, in order.
+    const fn threads(self) -> usize {
+        match self {
+            // One kind, but many disks: a server of volumes that is gone must not hold up the
+            // pods without any, and a node has 110 pods.
+            Disk::Host => 128,
+            Disk::Root | Disk::Cni | Disk::Images => 24,
+        }
+    }
 
     /// What a call waits for, as its trace says.
     fn wait(self) -> &'static str {
@@ -41,8 +58,15 @@ impl Disk {
     }
 }
 
-static THREADS: [Semaphore; Disk::ALL.len()] =
-    [const { Semaphore::const_new(THREADS_PER_DISK) }; Disk::ALL.len()];
+static THREADS: [Semaphore; Disk::ALL.len()] = {
+    let mut threads = [const { Semaphore::const_new(0) }; Disk::ALL.len()];
+    let mut index = 0;
+    while index < threads.len() {
+        threads[index] = Semaphore::const_new(Disk::ALL[index].threads());
+        index += 1;
+    }
+    threads
+};
 
 /// Runs work that reads or writes files of `disk` off the async threads, beside at most as
 /// much as there are threads for that disk. It goes on when nobody waits for it any more.
@@ -73,16 +97,16 @@ mod tests {
     async fn a_disk_that_hangs_holds_up_its_own_work_alone() {
         let (gate, hangs) = mpsc::channel::<()>();
         let hangs = std::sync::Arc::new(std::sync::Mutex::new(hangs));
-        let hung: Vec<_> = (0..=THREADS_PER_DISK)
+        let hung: Vec<_> = (0..=Disk::Cni.threads())
             .map(|_| {
                 let hangs = hangs.clone();
-                tokio::spawn(on_disk(Disk::Host, move || Ok(super::super::lock(&hangs).recv().is_err())))
+                tokio::spawn(on_disk(Disk::Cni, move || Ok(super::super::lock(&hangs).recv().is_err())))
             })
             .collect();
-        while THREADS[Disk::Host as usize].available_permits() > 0 {
+        while THREADS[Disk::Cni as usize].available_permits() > 0 {
             tokio::task::yield_now().await;
         }
-        let mut late = std::pin::pin!(on_disk(Disk::Host, || Ok(())));
+        let mut late = std::pin::pin!(on_disk(Disk::Cni, || Ok(())));
         assert!(futures_util::poll!(late.as_mut()).is_pending());
         assert_eq!(on_disk(Disk::Root, || Ok(1)).await.expect("it runs"), 1);
         // Whose caller goes away keeps its thread.

@@ -6,6 +6,7 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
 use futures_util::future::join_all;
+use longshore::admin::{self, Overview, client};
 use longshore::proto::cri::ContainerState;
 
 use crate::harness::{Container, Node, Place, Server, wait_until};
@@ -102,6 +103,43 @@ async fn a_root_that_hangs_holds_up_what_writes_there_and_nothing_else() {
     node.longshore().start().await;
     let status = ending.status().await.expect("a status");
     assert_eq!((status.state, status.exit_code), (ContainerState::ContainerExited as i32, 9));
+    pod.remove().await.expect("removed");
+    node.finish().await;
+}
+
+/// Volumes of many pods hang, as those of a server that is gone: other pods come and go.
+#[tokio::test]
+async fn volumes_that_hang_hold_up_no_other_pod() {
+    let node = Node::with(Server::Longshore).before(make_disk).start().await;
+    let pod = node.pod("a").run().await.expect("a pod");
+    let container = pod.container("c").forever().run().await.expect("it runs");
+
+    let hung = Hung::disk(&node.place().path(DISK));
+    let creations: Vec<_> = (0..WRITERS)
+        .map(|number| {
+            // It is made where it is missing, as far as the disk lets anyone.
+            let volume = node.place().path(DISK).join(format!("volume-{number}"));
+            tokio::spawn(pod.container(&format!("many-{number}")).forever().mount(volume, "/v").create())
+        })
+        .collect();
+    let (_, state) = node.longshore().folders();
+    wait_until("calls that wait", async || {
+        let now: Overview = client::get(&admin::socket(&state), "/v1/ps").await.expect("an overview");
+        let calls = now.calls.expect("they are recorded");
+        calls.iter().filter(|call| call.method == "CreateContainer").count() == WRITERS
+    })
+    .await;
+    assert_it_serves(&node, &container).await;
+    let other = node.pod("b").run().await.expect("a pod");
+    let brief = other.container("brief").sh("exit 3").run().await.expect("it runs");
+    assert_eq!(brief.wait_exited().await.exit_code, 3);
+    other.remove().await.expect("removed");
+    assert!(creations.iter().all(|creation| !creation.is_finished()));
+
+    drop(hung);
+    for created in join_all(creations).await {
+        created.expect("no panic").expect("created");
+    }
     pod.remove().await.expect("removed");
     node.finish().await;
 }
