@@ -12,28 +12,42 @@ apt_of() {
         -o Dir::Cache="$folder/cache" -o APT::Sandbox::User=root "$@"
 }
 
-# unpack SUITE FOLDER PACKAGE…: unpacks packages into a folder below that of the suite, in
-# place of what was there; once a day at most: sid moves. Without a network what was there
-# stays, if there was anything. One at a time in each suite: tests run beside each other.
+# These packages of a suite, into this folder.
+alone() {
+    # shellcheck disable=SC2086 # a list
+    (cd "$2" && apt_of "$1" download $3)
+}
+
+# The same with all that they depend on.
+with_dependencies() {
+    mkdir "$2/partial"
+    # shellcheck disable=SC2086 # a list
+    apt_of "$1" -o Dir::Cache::Archives="$2" install --yes --download-only --no-install-recommends $3
+}
+
+# unpack HOW SUITE FOLDER "PACKAGE…": unpacks packages, `alone` or `with_dependencies`, into a
+# folder below that of the suite, in place of what was there; once in $days (1) at most: sid
+# moves. Without a network what was there stays, if there was anything. One at a time in each
+# suite: tests run beside each other.
 unpack() {
-    suite=$1 root=$cache/$1/$2
-    shift 2
+    how=$1 suite=$2 root=$cache/$2/$3 packages=$4
     mkdir -p "$cache"
     exec 8>"$cache/$suite.lock"
     flock 8
-    if [ -d "$root" ] && [ -n "$(find "$root" -maxdepth 0 -mtime -1)" ]; then
+    if [ -d "$root" ] && [ -n "$(find "$root" -maxdepth 0 -mtime "-${days:-1}")" ]; then
         return
     fi
     folder=$cache/$suite
     # The mirror that this machine uses, if it is a Debian.
     mirror=$(apt-get indextargets --format '$(REPO_URI)' 'Label: Debian' 2>/dev/null | head -n 1)
+    rm -rf "$root.debs"
     mkdir -p "$folder/state/lists/partial" "$folder/cache/archives/partial" "$root.debs"
     : >"$folder/state/status"
     echo "deb [signed-by=/usr/share/keyrings/debian-archive-keyring.gpg]" \
         "${mirror:-http://deb.debian.org/debian} $suite main" >"$folder/sources.list"
-    if ! (cd "$root.debs" && rm -f ./*.deb && apt_of "$suite" update && apt_of "$suite" download "$@"); then
+    if ! { apt_of "$suite" update && "$how" "$suite" "$root.debs" "$packages"; }; then
         [ -d "$root" ] && return
-        echo "$* of $suite cannot be fetched" >&2
+        echo "$packages of $suite cannot be fetched" >&2
         return 1
     fi
     rm -rf "$root.new"

@@ -12,5 +12,5 @@ cd "$(dirname "$0")"
 mkdir -p "$cache"
 exec 9>"$cache/containerd.lock"
 flock 9
-unpack "$1" root containerd >&2
+unpack alone "$1" root containerd >&2
 echo "$cache/$1/root/usr/bin"

@@ -22,7 +22,7 @@ fi
 mkdir -p "$cache"
 exec 9>"$cache/runc.lock"
 flock 9
-unpack sid runc runc libc6 libseccomp2 >&2
+unpack alone sid runc "runc libc6 libseccomp2" >&2
 folder=$cache/runc-new
 if [ ! -x "$folder/runc" ] || [ "$cache/sid/runc" -nt "$folder/runc" ]; then
     root=$cache/sid/runc

@@ -13,6 +13,7 @@ tests/setup.sh
 # Where tests look for them; here it may fail with a reason that is seen first.
 tests/fetch-runc.sh >/dev/null
 tests/fetch-containerd.sh sid >/dev/null
+tests/fetch-chromium.sh >/dev/null
 if cargo nextest --version >/dev/null 2>&1; then
     exec cargo nextest run --locked --no-fail-fast --test-threads "$threads" "$@"
 fi

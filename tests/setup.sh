@@ -22,14 +22,13 @@ iptables                                         iptables
 /usr/lib/cni/bridge                              containernetworking-plugins
 /usr/share/keyrings/debian-archive-keyring.gpg   debian-archive-keyring
 patchelf                                         patchelf
-chromium                                         chromium
+mke2fs                                           e2fsprogs
 '
 
 if [ "${1:-}" = vm ]; then
     WANTED="$WANTED
 qemu-system-x86_64    qemu-system-x86
 mmdebstrap            mmdebstrap
-mke2fs                e2fsprogs
 strip                 binutils
 "
 fi

@@ -6,7 +6,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::process::Command;
 
-use crate::harness::{Node, Server, patient, wait_for};
+use crate::harness::{Node, Server, fetched, patient, wait_for};
 
 /// A value that nobody may read in the page.
 const SECRET: &str = "x9secretq";
@@ -37,7 +37,7 @@ async fn get(address: &str, host: &str, path: &str) -> String {
 async fn browsed(node: &Node, address: &str, view: &str) -> String {
     let profile = node.place().path("browser");
     let url = format!("http://{address}/{view}");
-    let mut browser = Command::new("chromium");
+    let mut browser = Command::new(fetched("chromium", &[]).unwrap_or_else(|error| panic!("{error}")));
     browser
         .args([
             "--headless=new",

@@ -10,6 +10,7 @@ use containerd_client::services::v1::version_client::VersionClient;
 use tonic::transport::{Channel, Endpoint};
 
 use super::cri::Cri;
+use super::fetched::fetched;
 use super::images;
 use super::place::Place;
 use super::process::{Process, command, read_log, tail};
@@ -289,11 +290,7 @@ pub(crate) fn prefer_newest_containerd() {
 
 /// Debian's containerd of a suite, fetched as tests/matrix.sh does.
 pub(crate) fn fetched_containerd(suite: &str) -> PathBuf {
-    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fetch-containerd.sh");
-    let done = Command::new(script).arg(suite).output().expect("the script runs");
-    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).trim().to_owned();
-    assert!(done.status.success(), "{script}: {}", text(&done.stderr));
-    PathBuf::from(text(&done.stdout)).join("containerd")
+    fetched("containerd", &[suite]).unwrap_or_else(|error| panic!("{error}")).join("containerd")
 }
 
 fn version_of(binary: &Path) -> Version {
