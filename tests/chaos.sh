@@ -19,7 +19,8 @@ for suite in ${LONGSHORE_TEST_SUITES:-trixie sid}; do
     "$LONGSHORE_TEST_CONTAINERD/containerd" --version | tee -a "$table"
     # A pipe has the status of its end: the table says what failed.
     cargo test --locked --test e2e -- --test-threads "$threads" --nocapture chaos:: 2>&1 |
-        tee /dev/stderr | sed -n 's/^.*\(chaos [A-Z].*\)$/\1/p' >>"$table"
+        awk '{ print | all; fflush(all) } match($0, /chaos [A-Z].*/) { print substr($0, RSTART) }' \
+            all='cat >&2' >>"$table"
 done
 echo "=== points tried"
 cat "$table"
