@@ -23,6 +23,7 @@ iptables                                         iptables
 /usr/share/keyrings/debian-archive-keyring.gpg   debian-archive-keyring
 patchelf                                         patchelf
 mke2fs                                           e2fsprogs
+mount                                            mount
 '
 
 if [ "${1:-}" = vm ]; then
