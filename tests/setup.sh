@@ -9,6 +9,7 @@ set -eu
 # A program or file, and the package that has it.
 WANTED='
 /usr/bin/cc                                      gcc
+/usr/include/stdlib.h                            libc6-dev
 /usr/bin/protoc                                  protobuf-compiler
 /usr/bin/setpriv                                 util-linux
 /usr/bin/openssl                                 openssl
