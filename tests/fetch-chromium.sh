@@ -30,8 +30,15 @@ if [ ! -x "$program" ]; then
     done
     libraries=$(dirname "$loader")
     patchelf --set-interpreter "$loader" "$root/usr/lib/chromium/chromium"
+    # It does not work without fonts, which a machine need not have.
+    cat >"$root/fonts.conf" <<END
+<?xml version="1.0"?>
+<!DOCTYPE fontconfig SYSTEM "urn:fontconfig:fonts.dtd">
+<fontconfig><dir>$root/usr/share/fonts</dir><cachedir prefix="xdg">fontconfig</cachedir></fontconfig>
+END
     cat >"$program.new" <<END
 #!/bin/sh
+export FONTCONFIG_FILE='$root/fonts.conf'
 LD_LIBRARY_PATH='$libraries:$libraries/pulseaudio' exec '$root/usr/lib/chromium/chromium' "\$@"
 END
     chmod 755 "$program.new"
