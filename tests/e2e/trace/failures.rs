@@ -1,6 +1,8 @@
 //! What went wrong, and how it is found.
 
+use longshore::admin::{self, client};
 use longshore::proto::cri::CheckpointContainerRequest;
+use longshore::trace::Story;
 use tonic::{Code, Status};
 
 use super::{find, of_method, stories, trace, traced};
@@ -91,6 +93,12 @@ exec /usr/lib/cni/bridge
             }) => {}
         }
     }
+    let (_, state) = node.longshore().folders();
+    crate::harness::wait_until("the server to notice", async || {
+        let running: Vec<Story> = client::get(&admin::socket(&state), "/v1/calls").await.expect("calls");
+        running.iter().any(|call| call.code == "Canceled")
+    })
+    .await;
     std::fs::write(node.place().path("go"), "").expect("a file");
     let run = &of_method(&node, "RunPodSandbox", 1).await[0];
     assert_eq!((run.code.as_str(), run.about.pod.as_str()), ("Canceled", "default/left"));
@@ -122,10 +130,9 @@ exec /usr/lib/cni/bridge
     let (first, second, ()) = tokio::join!(pod.run(), pod.run(), async {
         crate::harness::wait_until("the plugin", async || node.place().path("waits").exists()).await;
         // Both are under way: the record of those that run says so.
-        let socket = longshore::admin::socket(&node.longshore().folders().1);
+        let socket = admin::socket(&node.longshore().folders().1);
         wait_for("both calls", async || {
-            let running: Vec<longshore::trace::Story> =
-                longshore::admin::client::get(&socket, "/v1/calls").await.expect("a list");
+            let running: Vec<Story> = client::get(&socket, "/v1/calls").await.expect("a list");
             let waits = running.iter().any(|story| story.present().is_some_and(|step| step.kind == "wait"));
             (running.len() == 2 && waits).then_some(())
         })
