@@ -12,6 +12,7 @@
 //! | `kill 7 7` | the process ends by SIGKILL at point 7 |
 //! | `fail 7 7` | the step at point 7 fails |
 //! | `fail 7 9` | those at points 7 to 9 do: the undo of the first may be one of them |
+//! | `kill 2 2 after Tasks.Delete` | the same for the second point of this place and step: no other counts |
 //!
 //! Beside it, in `FILE.log`, stands what was passed since. All this is in builds with debug
 //! assertions only; in others a point is nothing.
@@ -61,6 +62,8 @@ mod armed {
         kills: bool,
         first: u32,
         last: u32,
+        /// The place and the step of the points that count, if not all do.
+        only: Option<String>,
     }
 
     pub(super) fn pass(place: &str, step: &str) -> Result<()> {
@@ -78,6 +81,9 @@ mod armed {
                 *passed = 0;
                 return Ok(());
             };
+            if order.only.as_ref().is_some_and(|only| only.split_once(' ') != Some((place, step))) {
+                return Ok(());
+            }
             *passed += 1;
             let is_meant = (order.first..=order.last).contains(&*passed);
             self.note(*passed, place, step);
@@ -107,9 +113,10 @@ mod armed {
     impl Order {
         fn read(file: &Path) -> Option<Order> {
             let text = std::fs::read_to_string(file).ok()?;
-            let mut words = text.split_whitespace();
+            let mut words = text.splitn(4, ' ');
             let kills = words.next()? == "kill";
-            Some(Order { kills, first: words.next()?.parse().ok()?, last: words.next()?.parse().ok()? })
+            let mut number = || words.next()?.parse().ok();
+            Some(Order { kills, first: number()?, last: number()?, only: words.next().map(str::to_owned) })
         }
     }
 
@@ -135,6 +142,11 @@ mod armed {
             assert_eq!(steps(&["h"]), [false]);
             std::fs::write(&points.file, "fail 1 1").expect("written");
             assert_eq!(steps(&["i", "j"]), [true, false]);
+            std::fs::remove_file(&points.file).expect("removed");
+            assert_eq!(steps(&["k"]), [false]);
+            std::fs::write(&points.file, "fail 2 2 before make a folder").expect("written");
+            let names = ["make a folder", "make", "make a folder", "make a folder"];
+            assert_eq!(steps(&names), [false, false, true, false]);
         }
     }
 }

@@ -1,6 +1,7 @@
 //! What the server says, held against what the workers know, containerd, the kernel, and CNI.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -55,12 +56,14 @@ fn differ(found: &mut Vec<String>, what: &str, is: &BTreeSet<String>, wanted: &B
 async fn compare(stage: &Stage, workers: &[Arc<Mutex<Worker>>]) -> Vec<String> {
     let node = &stage.node;
     let mut found = Vec::new();
-    let (mut pods, mut containers, mut networks) = (BTreeMap::new(), BTreeMap::new(), 0);
+    let (mut pods, mut containers, mut networked) = (BTreeMap::new(), BTreeMap::new(), BTreeSet::new());
     for worker in workers {
         for pod in worker.lock().await.slots.iter().filter_map(|slot| slot.pod.as_ref()) {
             let uid = pod.pod.config.metadata.clone().unwrap_or_default().uid;
             pods.insert(pod.pod.id.clone(), uid.clone());
-            networks += usize::from(!pod.wanted.host_network);
+            if !pod.wanted.host_network {
+                networked.insert(pod.pod.id.clone());
+            }
             for known in pod.containers.iter().flatten() {
                 containers.insert(known.container.id.clone(), uid.clone());
             }
@@ -106,12 +109,16 @@ async fn compare(stage: &Stage, workers: &[Arc<Mutex<Worker>>]) -> Vec<String> {
     let place = node.place();
     let shims = place.processes().into_iter().filter(|one| one.program().starts_with("containerd-shim"));
     numbers("shims", shims.count(), pods.len());
-    numbers("network namespaces", procfs::names(&node.longshore().netns_dir()).len(), networks);
+    numbers("network namespaces", procfs::names(&node.longshore().netns_dir()).len(), networked.len());
     let ports = Path::new("/sys/class/net").join(place.bridge()).join("brif");
-    numbers("interfaces", procfs::names(&ports).len(), networks);
-    let ipam = place.path("cni/ipam");
-    let leases = procfs::names(&ipam).into_iter().flat_map(|network| procfs::names(&ipam.join(network)));
-    numbers("addresses", leases.filter(|name| name.parse::<std::net::IpAddr>().is_ok()).count(), networks);
+    numbers("interfaces", procfs::names(&ports).len(), networked.len());
+    let owners = address_owners(&place.path("cni/ipam"));
+    numbers("addresses", owners.len(), networked.len());
+    let uids = stage.uids.lock().expect("no panic").clone();
+    let named =
+        |id: &String| format!("{} ({id})", uids.get(id).map_or("a pod that nobody got", String::as_str));
+    let owners = owners.iter().map(named).collect();
+    differ(&mut found, "addresses", &owners, &networked.iter().map(named).collect());
     let (root, state) = node.longshore().folders();
     let names = |folder: &Path, kind: &str| -> BTreeSet<String> {
         procfs::names(&folder.join(kind)).into_iter().collect()
@@ -124,6 +131,20 @@ async fn compare(stage: &Stage, workers: &[Arc<Mutex<Worker>>]) -> Vec<String> {
     let volatile = names(&state, "containers");
     found.extend(volatile.difference(&containers).map(|id| format!("the volatile folder of {id} is left")));
     found
+}
+
+/// The pod of each address that is given away.
+fn address_owners(ipam: &Path) -> Vec<String> {
+    let networks = procfs::names(ipam).into_iter().map(|network| ipam.join(network));
+    let files = networks.flat_map(|folder| {
+        let addresses = procfs::names(&folder).into_iter();
+        addresses.filter(|name| name.parse::<IpAddr>().is_ok()).map(move |name| folder.join(name))
+    });
+    // Who has it stands in the first line.
+    files
+        .map(|file| std::fs::read_to_string(file).unwrap_or_default())
+        .map(|text| text.lines().next().unwrap_or_default().to_owned())
+        .collect()
 }
 
 /// What is there besides pods, before and after.

@@ -1,5 +1,6 @@
 //! What happens to what all pods share: server, keeper, containerd, CNI.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -11,17 +12,23 @@ use super::Stage;
 use super::figures::Op;
 use crate::harness::{Chance, patient, wait_until};
 
-/// The bridge plugin, which fails for as long as a file says so: before or after the work.
+/// The bridge plugin, which fails for as long as a file says so: before or after the work. Of
+/// a pod whose uid another file holds it keeps the address and says that it does not.
 pub(super) const BRIDGE: &str = "#!/bin/sh\nreal=${LONGSHORE_TEST_CNI:-/usr/lib/cni}/bridge\n\
     fail() { echo '{\"cniVersion\":\"0.4.0\",\"code\":11,\"msg\":\"out of ropes\"}'; exit 1; }\n\
     case \"$(cat {folder}/cni-fails 2>/dev/null)\" in\n\
     *before-$CNI_COMMAND*) fail ;;\n\
-    *after-$CNI_COMMAND*) \"$real\" >/dev/null; fail ;;\nesac\nexec \"$real\"\n";
+    *after-$CNI_COMMAND*) \"$real\" >/dev/null; fail ;;\nesac\n\
+    kept=$(cat {folder}/cni-keeps 2>/dev/null)\n\
+    case \"$CNI_COMMAND;$CNI_ARGS;\" in *\"DEL;\"*\";K8S_POD_UID=${kept:-none};\"*) exit 0 ;; esac\n\
+    exec \"$real\"\n";
 
 /// What is disturbed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Fault {
     KillServer,
+    /// At a step of whatever is under way then.
+    KillAtStep,
     EndServer,
     KillKeeper,
     KillContainerd,
@@ -30,10 +37,11 @@ pub(super) enum Fault {
     FailCni,
 }
 
-const KINDS: usize = 7;
+const KINDS: usize = 8;
 /// Before the half of the time, and after it.
 const ALL: [(Fault, u64); KINDS] = [
-    (Fault::KillServer, 8),
+    (Fault::KillServer, 5),
+    (Fault::KillAtStep, 8),
     (Fault::EndServer, 3),
     (Fault::KillKeeper, 3),
     (Fault::KillContainerd, 3),
@@ -43,6 +51,9 @@ const ALL: [(Fault, u64); KINDS] = [
 ];
 const SPARING: [(Fault, u64); 3] =
     [(Fault::KillContainerd, 3), (Fault::StopContainerd, 3), (Fault::FailCni, 4)];
+
+/// How long a step is waited for at which the server shall die.
+const STEP_LIMIT: Duration = Duration::from_secs(5);
 
 /// Whose generator it is.
 const FAULTS: u64 = 1_000_000;
@@ -92,8 +103,8 @@ impl Faults {
     /// Whether neither server nor keeper is being killed right now.
     pub(super) fn spares_server(&self) -> bool {
         let now = self.mark();
-        let kills = [Fault::KillServer, Fault::EndServer, Fault::KillKeeper, Fault::KillBoth];
-        !kills.iter().any(|fault| self.has_happened(*fault, &now))
+        let spare = [Fault::KillContainerd, Fault::StopContainerd, Fault::FailCni];
+        ALL.iter().all(|(fault, _)| spare.contains(fault) || !self.has_happened(*fault, &now))
     }
 
     /// How often containerd has died or dies.
@@ -159,6 +170,17 @@ impl Disturbance {
                 tokio::time::sleep(while_away).await;
                 longshore.start().await;
             }
+            Fault::KillAtStep => {
+                let step = chosen(&self.stage.steps, chance);
+                let number = 1 + chance.below(3);
+                if !self.dies_at(number, step).await {
+                    self.stage.figures.note("a step at which the server was to die, but that nothing had");
+                    return;
+                }
+                self.stage.figures.note(&format!("died {step}"));
+                tokio::time::sleep(while_away).await;
+                longshore.start().await;
+            }
             Fault::EndServer => {
                 longshore.terminate().await;
                 tokio::time::sleep(while_away).await;
@@ -196,6 +218,25 @@ impl Disturbance {
         }
     }
 
+    /// The server dies at the `number`th step from now with this name, if it comes to it soon.
+    async fn dies_at(&self, number: u64, step: &str) -> bool {
+        let (longshore, points) = (self.stage.node.longshore(), self.stage.node.place().path("points"));
+        std::fs::write(points.with_extension("new"), format!("kill {number} {number} {step}"))
+            .expect("a file");
+        std::fs::rename(points.with_extension("new"), &points).expect("a file");
+        let end = Instant::now() + STEP_LIMIT;
+        while longshore.is_alive() && Instant::now() < end {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        std::fs::remove_file(&points).expect("it was there");
+        if longshore.is_alive() && self.stage.node.version().await.is_ok() {
+            return false;
+        }
+        // It is dead, or has read the order in the last moment.
+        longshore.kill().await;
+        true
+    }
+
     /// The server is there, and so is containerd; it knows all pods again.
     async fn wait_until_well(&self) {
         let node = &self.stage.node;
@@ -207,6 +248,22 @@ impl Disturbance {
         });
         tokio::time::timeout(limit, well).await.expect("the node is well again");
     }
+}
+
+/// The steps of which this work has one sooner or later, by name.
+pub(super) fn steps_of(log: &str) -> BTreeSet<String> {
+    log.lines().filter_map(|line| line.split_once(' ')).map(|(_, step)| step.to_owned()).collect()
+}
+
+/// One of the steps. That of the same chance is the same, though another run knows more of
+/// them, or less.
+fn chosen<'a>(steps: &'a BTreeSet<String>, chance: &mut Chance) -> &'a str {
+    let salt = chance.below(1 << 30);
+    let of_name = |step: &str| step.bytes().fold(0_u64, |sum, byte| sum.wrapping_mul(31) + u64::from(byte));
+    steps
+        .iter()
+        .max_by_key(|step| Chance::of(salt, of_name(step), 0).below(1 << 30))
+        .expect("there are steps")
 }
 
 /// Sends a signal to somebody else's process.

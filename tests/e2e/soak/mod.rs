@@ -11,8 +11,13 @@
 //!                what the workers know, containerd, the kernel and CNI (audit.rs)
 //! figures        counts, and measures memory and descriptors (figures.rs)
 //! ```
+//! That it can fail, and fails again by the same seed, is tried with a fault that nobody
+//! repairs (planted.rs).
+//!
 //! What is done and what fails follows from the seed alone: the n-th step of a worker, and
-//! the n-th fault, have generators of their own, and take nothing from states or times.
+//! the n-th fault, have generators of their own, and take nothing from states or times. How
+//! they meet is left to the machine; most kills of the server happen at a certain step of it,
+//! so that they meet again.
 //! Until half of the time is over server and keeper are killed, too; then they live to the
 //! end, so that what a life loses adds up to something that is seen.
 //!
@@ -25,10 +30,11 @@ mod faults;
 mod figures;
 mod harm;
 mod model;
+mod planted;
 mod steps;
 mod work;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -54,13 +60,15 @@ const PODS_OF_WORKER: u64 = 9;
 const IMAGES: u64 = 3;
 
 /// What is to be done.
-#[derive(Clone, Copy)]
+#[derive(Clone)]
 struct Plan {
     seed: u64,
     length: Duration,
     workers: u64,
     /// Pods of each worker.
     slots: u64,
+    /// The uid of a pod whose address CNI does not free, though it says so.
+    kept_address: Option<String>,
 }
 
 impl Plan {
@@ -80,6 +88,7 @@ impl Plan {
             length: Duration::from_secs(number("LONGSHORE_SOAK_SECONDS").unwrap_or(20)),
             workers,
             slots: pods.div_ceil(workers),
+            kept_address: None,
         }
     }
 
@@ -99,6 +108,8 @@ struct Stage {
     node: Node,
     plan: Plan,
     has_crun: bool,
+    /// What the server may be doing when it is to die there, by name.
+    steps: BTreeSet<String>,
     begun: Instant,
     faults: Faults,
     figures: Figures,
@@ -106,6 +117,8 @@ struct Stage {
     work: RwLock<()>,
     /// The last event of each pod and container, in this life of the server.
     told: std::sync::Mutex<BTreeMap<String, ContainerEventType>>,
+    /// The uid of each pod that there was, by its id.
+    uids: std::sync::Mutex<BTreeMap<String, String>>,
     over: AtomicBool,
 }
 
@@ -178,19 +191,46 @@ fn builder<'a>(has_crun: bool) -> Builder<'a> {
     builder
 }
 
-/// A pod with a container has lived: what is made once is there by then.
-async fn warm_up(node: &Node) {
+/// A pod with a container has lived: what is made once is there by then. Gives the steps that
+/// the server has had for it.
+async fn warm_up(node: &Node) -> BTreeSet<String> {
+    let points = node.place().path("points");
+    std::fs::write(&points, "fail 0 0").expect("a file");
     let pod = node.pod("first").run().await.expect("a pod");
     let container = pod.container("c").forever().image_volume(BUSYBOX, "/image").run().await;
     assert_eq!(container.expect("a container").sh("echo inside").await, "inside");
     node.remove_all().await;
     node.assert_nothing_left("before anything").await;
+    std::fs::remove_file(&points).expect("it was there");
+    faults::steps_of(&std::fs::read_to_string(points.with_extension("log")).expect("steps"))
 }
 
 /// CTR, SBX, REC, EVT, LOG: all of it at once.
 #[tokio::test]
 async fn random_work_with_random_faults() {
     let plan = Plan::from_env();
+    if let Err(why) = soak(plan.clone()).await {
+        panic!("seed {}: {why}\nagain: {}", plan.seed, plan.command());
+    }
+}
+
+/// What is wrong is found, told of the pod that it is about, and found again by the same seed.
+#[tokio::test]
+async fn a_seed_that_fails_fails_again() {
+    let plan = planted::plan();
+    let uid = plan.kept_address.clone().expect("a pod whose address is kept");
+    let (first, second) = tokio::join!(soak(plan.clone()), soak(plan.clone()));
+    for why in [first, second] {
+        let why = why.expect_err("an address is left");
+        assert!(why.contains(&format!("addresses: {uid} ")) && why.contains("should not be there"), "{why}");
+    }
+}
+
+/// Follows a plan.
+///
+/// # Errors
+/// What was wrong before the end of its time. What is left after it is a panic.
+async fn soak(plan: Plan) -> Result<(), String> {
     println!("seed {}: {} workers with {} pods each", plan.seed, plan.workers, plan.slots);
     let has_crun = has_crun();
     let node = builder(has_crun).start().await;
@@ -202,31 +242,37 @@ async fn random_work_with_random_faults() {
             node.registry().push(&format!("soak-{worker}-{number}:1"), &image);
         }
     }
-    warm_up(&node).await;
+    let steps = warm_up(&node).await;
     let before = audit::Kept::of(&node).await;
+    if let Some(uid) = &plan.kept_address {
+        std::fs::write(node.place().path("cni-keeps"), uid).expect("a file");
+    }
 
     let stage = Arc::new(Stage {
         node,
         plan,
         has_crun,
+        steps,
         begun: Instant::now(),
         faults: Faults::default(),
         figures: Figures::default(),
         work: RwLock::new(()),
         told: std::sync::Mutex::default(),
+        uids: std::sync::Mutex::default(),
         over: AtomicBool::new(false),
     });
     let workers: Vec<_> =
-        (0..plan.workers).map(|number| Arc::new(Mutex::new(Worker::new(number, &stage)))).collect();
+        (0..stage.plan.workers).map(|number| Arc::new(Mutex::new(Worker::new(number, &stage)))).collect();
     let ended = LocalSet::new().run_until(run(&stage, &workers)).await;
     keep_logs(&stage);
-    if let Err(why) = ended {
+    if ended.is_err() {
         println!("{}", stage.figures.table());
-        panic!("seed {}: {why}\nagain: {}", plan.seed, plan.command());
+        return ended;
     }
     drop(workers);
     let stage = Arc::into_inner(stage).expect("nobody works any more");
     finish(stage, before).await;
+    Ok(())
 }
 
 /// All at the same time, until the time is over or something is wrong.

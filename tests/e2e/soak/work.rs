@@ -45,6 +45,11 @@ pub(super) struct Worker {
     pub(super) slots: Vec<Slot>,
 }
 
+/// What is done next, and to which slot.
+pub(super) fn draw(chance: &mut Chance, slots: u64) -> (usize, Step) {
+    (chance.below(slots) as usize, Step::draw(chance))
+}
+
 /// Steps until the time is over.
 pub(super) async fn run(stage: Arc<Stage>, worker: Arc<Mutex<Worker>>) {
     for number in 0.. {
@@ -53,8 +58,7 @@ pub(super) async fn run(stage: Arc<Stage>, worker: Arc<Mutex<Worker>>) {
         }
         let (working, mut worker) = (stage.work.read().await, worker.lock().await);
         let mut chance = Chance::of(stage.plan.seed, worker.number, number);
-        let slot = chance.below(stage.plan.slots) as usize;
-        let step = Step::draw(&mut chance);
+        let (slot, step) = draw(&mut chance, stage.plan.slots);
         let pause = Duration::from_millis(300 + chance.below(1_700));
         let done = AssertUnwindSafe(worker.step(slot, step, &mut chance)).catch_unwind().await;
         if let Err(panic) = done {
@@ -92,7 +96,7 @@ impl Worker {
 
     /// The pod that the slot shall have next.
     pub(super) fn builder(&self, slot: usize) -> (PodBuilder, Wanted) {
-        let (plan, place) = (self.stage.plan, &self.slots[slot]);
+        let (plan, place) = (&self.stage.plan, &self.slots[slot]);
         let wanted =
             Wanted::draw(plan.seed, self.number, place.number, place.generation, self.stage.has_crun);
         let key = self.key(slot);
@@ -158,6 +162,7 @@ impl Worker {
 
     async fn adopt(&mut self, slot: usize, pod: Pod) {
         let (_, wanted) = self.builder(slot);
+        self.stage.uids.lock().expect("no panic").insert(pod.id.clone(), self.uid(slot));
         let number = wanted.containers.len();
         self.slots[slot].pod = Some(KnownPod {
             pod,
