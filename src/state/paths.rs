@@ -3,6 +3,7 @@
 use std::fs::{File, Permissions};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use rustix::fs::{FlockOperation, flock};
 use rustix::io::Errno;
@@ -14,6 +15,12 @@ use crate::spec::{self, PodFiles};
 
 /// The shm of the host.
 const HOST_SHM: &str = "/dev/shm";
+
+/// How long a server that was killed may need to let go of its root: its threads end once the
+/// disk has answered them that the next server has waited for, too.
+const CLAIM_LIMIT: Duration = Duration::from_secs(3);
+/// How often that is looked at.
+const CLAIM_PAUSE: Duration = Duration::from_millis(20);
 
 /// The two folders.
 #[derive(Clone, Debug)]
@@ -31,10 +38,11 @@ impl Paths {
 
     /// Makes the folders, for root alone: there are copies of images' files with their
     /// owners and modes, set-user-id programs and devices among them. Holds the root until the
-    /// file is dropped: two servers with one root would roll back each other's pods. Blocks.
+    /// file is dropped: two servers with one root would roll back each other's pods. Blocks: on
+    /// a disk that hangs, and for [`CLAIM_LIMIT`] while another server holds it.
     ///
     /// # Errors
-    /// AlreadyExists while another server holds it, else the file system's.
+    /// AlreadyExists if another server holds it all that time, else the file system's.
     pub fn claim(&self) -> Result<File> {
         for folder in self.all().into_iter().chain([self.image_volumes()]) {
             std::fs::create_dir_all(&folder).context(|| format!("make folder {folder:?}"))?;
@@ -44,12 +52,21 @@ impl Paths {
         let path = self.lock_file();
         let file = File::options().write(true).create(true).truncate(false).open(&path);
         let file = file.context(|| format!("open lock file {path:?}"))?;
-        match flock(&file, FlockOperation::NonBlockingLockExclusive) {
-            Ok(()) => Ok(file),
-            Err(Errno::WOULDBLOCK) => {
-                Err(already_exists(format!("another server uses the folder {:?} (--root)", self.root)))
+        let end = Instant::now() + CLAIM_LIMIT;
+        loop {
+            match flock(&file, FlockOperation::NonBlockingLockExclusive) {
+                Ok(()) => return Ok(file),
+                Err(Errno::WOULDBLOCK | Errno::INTR) if Instant::now() < end => {
+                    std::thread::sleep(CLAIM_PAUSE);
+                }
+                Err(Errno::WOULDBLOCK) => {
+                    let folder = &self.root;
+                    return Err(already_exists(format!(
+                        "another server uses the folder {folder:?} (--root)"
+                    )));
+                }
+                Err(error) => return Err(error).context(|| format!("lock {path:?}")),
             }
-            Err(error) => Err(error).context(|| format!("lock {path:?}")),
         }
     }
 

@@ -1,15 +1,16 @@
-//! A disk that takes its time: one that hangs, until it does not. A disk is a file system of the
-//! test's own, which is frozen.
+//! A disk that takes its time: one that hangs, until it does not, and one that is slow. A disk
+//! is a file system of the test's own, which is frozen once or again and again.
 
 use std::io::{BufRead, BufReader};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
+use std::time::Duration;
 
 use futures_util::future::join_all;
 use longshore::admin::{self, Overview, client};
 use longshore::proto::cri::ContainerState;
 
-use crate::harness::{Container, Node, Place, Server, wait_until};
+use crate::harness::{Container, Node, Place, PodBuilder, Server, patient, procfs, wait_until};
 
 /// More calls that write than there are threads for it.
 const WRITERS: usize = 80;
@@ -27,13 +28,25 @@ fn make_disk(place: &Place) {
     assert!(mounted.expect("mount").success());
 }
 
-/// A disk that hangs until this is dropped, or the tests end in whatever way.
+/// A disk that hangs, or is slow, until this is dropped, or the tests end in whatever way.
 struct Hung(Child);
 
 impl Hung {
     fn disk(folder: &Path) -> Hung {
         // Not even `sync` ends on a disk that nobody lets go.
-        let script = "fsfreeze --freeze \"$0\" && echo hangs && read -r _; fsfreeze --unfreeze \"$0\"";
+        Hung::by("fsfreeze --freeze \"$0\" && echo hangs && read -r _; fsfreeze --unfreeze \"$0\"", folder)
+    }
+
+    /// Who writes waits for the next of the moments in which it does not hang.
+    fn again_and_again(folder: &Path) -> Hung {
+        let script = "echo hangs\n\
+            while fsfreeze --freeze \"$0\" && { timeout 0.2 cat; [ $? -eq 124 ]; }; do\n\
+                fsfreeze --unfreeze \"$0\"; sleep 0.02\n\
+            done\nfsfreeze --unfreeze \"$0\"";
+        Hung::by(script, folder)
+    }
+
+    fn by(script: &str, folder: &Path) -> Hung {
         let mut shell = Command::new("sh");
         shell.args(["-c", script]).arg(folder).stdin(Stdio::piped()).stdout(Stdio::piped());
         let mut child = shell.spawn().expect("a shell");
@@ -170,5 +183,73 @@ async fn a_log_that_hangs_holds_up_its_container_and_loses_nothing() {
     }
     assert!(entries.len() > 50, "{}", entries.len());
     node.remove_all().await;
+    node.finish().await;
+}
+
+/// Whether a thread of a process waits for a disk.
+fn waits_for_a_disk(pid: u32) -> bool {
+    let threads = procfs::names(Path::new(&format!("/proc/{pid}/task"))).into_iter();
+    let mut states =
+        threads.map(|thread| std::fs::read_to_string(format!("/proc/{pid}/task/{thread}/status")));
+    states.any(|status| status.is_ok_and(|status| status.contains("State:\tD")))
+}
+
+/// A server dies while its root hangs: it is not gone before that answers, and the next one
+/// waits for it. Then it goes on with what there is.
+#[tokio::test]
+async fn the_next_server_takes_over_a_root_that_hangs() {
+    let config = "root = \"{folder}/disk/l\"\n";
+    let node = Node::with(Server::Longshore).config(config).before(make_disk).start().await;
+    let pod = node.pod("a").run().await.expect("a pod");
+    let container = pod.container("c").forever().run().await.expect("it runs");
+
+    let hung = Hung::disk(&node.place().path(DISK));
+    let (new_pod, created) = (node.pod("b"), pod.container("cut-off").forever());
+    let starting = tokio::spawn(async move { new_pod.run().await });
+    let creating = tokio::spawn(async move { created.create().await });
+    let longshore = node.longshore();
+    wait_until("a write that waits", async || waits_for_a_disk(longshore.pid())).await;
+    let mut dying = longshore.kill_and_leave();
+    longshore.spawn();
+    wait_until("a server that waits", async || waits_for_a_disk(longshore.pid())).await;
+    assert!(dying.is_alive(), "what waits for a disk cannot be killed");
+
+    drop(hung);
+    dying.wait(patient(Duration::from_secs(60))).await.expect("it has ended");
+    starting.await.expect("no panic").expect_err("nobody answers any more");
+    creating.await.expect("no panic").expect_err("nobody answers any more");
+    wait_until("a server that serves", async || node.version().await.is_ok()).await;
+    assert_it_serves(&node, &container).await;
+    node.pod("b").attempt(1).run().await.expect("a pod");
+    pod.container("cut-off").attempt(1).forever().run().await.expect("it runs");
+    node.remove_all().await;
+    node.finish().await;
+}
+
+/// On a slow root everything takes longer, and nothing fails.
+#[tokio::test]
+async fn on_a_root_that_is_slow_everything_is_done() {
+    let config = "root = \"{folder}/disk/l\"\n";
+    let node = Node::with(Server::Longshore).config(config).before(make_disk).start().await;
+    let slow = Hung::again_and_again(&node.place().path(DISK));
+    let pods: Vec<_> = (0..6).map(|number| node.pod(&format!("p{number}"))).collect();
+    let pods = join_all(pods.iter().map(PodBuilder::run)).await;
+    for (number, pod) in pods.into_iter().enumerate() {
+        let pod = pod.expect("a pod");
+        let brief = pod.container("brief").sh(&format!("echo said; exit {number}")).run().await;
+        let container = pod.container("c").forever().run().await.expect("it runs");
+        assert_it_serves(&node, &container).await;
+        let brief = brief.expect("it runs");
+        assert_eq!(brief.wait_exited().await.exit_code, number as i32);
+        assert_eq!(brief.log_entries().await.len(), 1);
+        container.stop(0).await.expect("stopped");
+        container.remove().await.expect("removed");
+    }
+    node.longshore().terminate().await;
+    node.longshore().start().await;
+    let listed = node.containers().await.expect("containers");
+    assert!(listed.len() == 6 && listed.iter().all(|one| one.state() == ContainerState::ContainerExited));
+    node.remove_all().await;
+    drop(slow);
     node.finish().await;
 }

@@ -121,6 +121,13 @@ impl Longshore {
         self.take().kill().await;
     }
 
+    /// Sends it SIGKILL; it may be there for as long as a disk makes it wait.
+    pub(crate) fn kill_and_leave(&self) -> Process {
+        let process = self.take();
+        process.signal(Signal::KILL);
+        process
+    }
+
     /// Ends it with SIGTERM; it must end well.
     pub(crate) async fn terminate(&self) {
         let status = self.take().terminate(patient(END_LIMIT)).await;
