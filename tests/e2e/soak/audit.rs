@@ -10,7 +10,6 @@ use containerd_client::services::v1::ListTasksRequest;
 use containerd_client::services::v1::tasks_client::TasksClient;
 use containerd_client::types::v1::Status as TaskStatus;
 use longshore::proto::cri::{ContainerEventType, ContainerState, GetEventsRequest};
-use tokio::sync::Mutex;
 use tonic::Request;
 
 use super::Stage;
@@ -19,31 +18,21 @@ use super::model::cgroup_folders;
 use super::work::Worker;
 use crate::harness::{Node, patient, procfs, stored};
 
-/// Between two comparisons.
-const PAUSE: Duration = Duration::from_secs(25);
 /// How long what ends by itself may differ.
 const LIMIT: Duration = Duration::from_secs(60);
 
-/// Compares until the time is over, and once more.
-pub(super) async fn run(stage: Arc<Stage>, workers: Vec<Arc<Mutex<Worker>>>) {
+/// Compares, while nobody works.
+pub(super) async fn run(stage: &Stage, workers: &[Worker]) {
+    let end = Instant::now() + patient(LIMIT);
     loop {
-        stage.sleep(PAUSE.min(stage.plan.length / 3)).await;
-        let is_last = stage.is_over();
-        let _all = stage.work.write().await;
-        let end = Instant::now() + patient(LIMIT);
-        loop {
-            let differences = compare(&stage, &workers).await;
-            if differences.is_empty() {
-                break;
-            }
-            assert!(Instant::now() < end, "what is told and what is differ:\n  {}", differences.join("\n  "));
-            tokio::time::sleep(Duration::from_millis(200)).await;
+        let differences = compare(stage, workers).await;
+        if differences.is_empty() {
+            break;
         }
-        stage.figures.done(Op::Audit);
-        if is_last {
-            return;
-        }
+        assert!(Instant::now() < end, "what is told and what is differ:\n  {}", differences.join("\n  "));
+        tokio::time::sleep(Duration::from_millis(200)).await;
     }
+    stage.figures.done(Op::Audit);
 }
 
 /// Sets that must be the same.
@@ -53,12 +42,12 @@ fn differ(found: &mut Vec<String>, what: &str, is: &BTreeSet<String>, wanted: &B
 }
 
 /// What differs; nothing is done to any pod meanwhile.
-async fn compare(stage: &Stage, workers: &[Arc<Mutex<Worker>>]) -> Vec<String> {
+async fn compare(stage: &Stage, workers: &[Worker]) -> Vec<String> {
     let node = &stage.node;
     let mut found = Vec::new();
     let (mut pods, mut containers, mut networked) = (BTreeMap::new(), BTreeMap::new(), BTreeSet::new());
     for worker in workers {
-        for pod in worker.lock().await.slots.iter().filter_map(|slot| slot.pod.as_ref()) {
+        for pod in worker.slots.iter().filter_map(|slot| slot.pod.as_ref()) {
             let uid = pod.pod.config.metadata.clone().unwrap_or_default().uid;
             pods.insert(pod.pod.id.clone(), uid.clone());
             if !pod.wanted.host_network {

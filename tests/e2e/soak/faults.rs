@@ -1,15 +1,14 @@
 //! What happens to what all pods share: server, keeper, containerd, CNI.
 
 use std::collections::BTreeSet;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
 use tonic::{Code, Status};
 
-use super::Stage;
 use super::figures::Op;
+use super::{SPARING_FROM, Stage};
 use crate::harness::{Chance, patient, wait_until};
 
 /// The bridge plugin, which fails for as long as a file says so: before or after the work. Of
@@ -52,8 +51,12 @@ const ALL: [(Fault, u64); KINDS] = [
 const SPARING: [(Fault, u64); 3] =
     [(Fault::KillContainerd, 3), (Fault::StopContainerd, 3), (Fault::FailCni, 4)];
 
+/// The most faults of a round.
+const FAULTS_MAX: u64 = 3;
+/// The most time before a fault, from the beginning of the round or the fault before on.
+const DELAY_MS_MAX: u64 = 4_000;
 /// How long a step is waited for at which the server shall die.
-const STEP_LIMIT: Duration = Duration::from_secs(5);
+const STEP_LIMIT: Duration = Duration::from_secs(10);
 
 /// Whose generator it is.
 const FAULTS: u64 = 1_000_000;
@@ -125,42 +128,33 @@ impl Fault {
     }
 }
 
-/// Who disturbs.
-pub(super) struct Disturbance {
-    stage: Arc<Stage>,
+/// The faults of a round, one after the other, if it has any.
+pub(super) async fn of_round(stage: &Stage, round: u64) {
+    let number = Chance::of(stage.plan.seed, FAULTS, round).below(FAULTS_MAX + 1);
+    // The first is always the one that a server must be best prepared for.
+    let number = if round == 0 { number.max(1) } else { number };
+    for at in round * FAULTS_MAX..round * FAULTS_MAX + number {
+        let mut chance = Chance::of(stage.plan.seed, FAULTS + 1, at);
+        let delay = Duration::from_millis(chance.below(DELAY_MS_MAX));
+        let fault = chance.pick(if round >= SPARING_FROM { &SPARING[..] } else { &ALL[..] });
+        let fault = if at == 0 { Fault::KillServer } else { fault };
+        tokio::time::sleep(delay).await;
+        stage.faults.begun[fault as usize].fetch_add(1, Ordering::SeqCst);
+        let begun = Instant::now();
+        let disturbance = Disturbance { stage };
+        disturbance.disturb(fault, &mut chance).await;
+        disturbance.wait_until_well().await;
+        stage.faults.ended[fault as usize].fetch_add(1, Ordering::SeqCst);
+        stage.figures.fault(fault, begun.elapsed());
+    }
 }
 
-impl Disturbance {
-    pub(super) fn new(stage: Arc<Stage>) -> Disturbance {
-        Disturbance { stage }
-    }
+/// Who disturbs.
+struct Disturbance<'a> {
+    stage: &'a Stage,
+}
 
-    /// One fault after the other until the time is over. When each is planned follows from
-    /// the seed, and so which it is.
-    pub(super) async fn run(self) {
-        let stage = &self.stage;
-        let mut planned = Duration::from_secs(3);
-        for number in 0.. {
-            let mut chance = Chance::of(stage.plan.seed, FAULTS, number);
-            planned += Duration::from_millis(4_000 + chance.below(14_000)).min(stage.plan.length / 4);
-            let spares = planned * 2 > stage.plan.length;
-            let fault = chance.pick(if spares { &SPARING[..] } else { &ALL[..] });
-            // The first is always the one that a server must be best prepared for.
-            let fault = if number == 0 { Fault::KillServer } else { fault };
-            stage.sleep(planned.saturating_sub(stage.begun.elapsed())).await;
-            if stage.is_over() {
-                return;
-            }
-            let _working = stage.work.read().await;
-            stage.faults.begun[fault as usize].fetch_add(1, Ordering::SeqCst);
-            let begun = Instant::now();
-            self.disturb(fault, &mut chance).await;
-            self.wait_until_well().await;
-            stage.faults.ended[fault as usize].fetch_add(1, Ordering::SeqCst);
-            stage.figures.fault(fault, begun.elapsed());
-        }
-    }
-
+impl Disturbance<'_> {
     async fn disturb(&self, fault: Fault, chance: &mut Chance) {
         let (longshore, containerd) = (self.stage.node.longshore(), self.stage.node.containerd());
         let while_away = Duration::from_millis(chance.below(3_000));
@@ -172,7 +166,7 @@ impl Disturbance {
             }
             Fault::KillAtStep => {
                 let step = chosen(&self.stage.steps, chance);
-                let number = 1 + chance.below(3);
+                let number = 1 + chance.below(2);
                 if !self.dies_at(number, step).await {
                     self.stage.figures.note("a step at which the server was to die, but that nothing had");
                     return;

@@ -5,25 +5,26 @@
 //! ```text
 //! worker 0 … n   each is a kubelet for some pods of its own: it wants them, does one thing
 //!                after another to them, and after an error looks and tries again (work.rs)
-//! faults         kills and stops whatever all pods share (faults.rs); what belongs to one
-//!                pod (shim, pause, process, task) is killed by the pod's worker (harm.rs)
-//! audit          holds everybody up now and then, and compares what the server says with
-//!                what the workers know, containerd, the kernel and CNI (audit.rs)
+//! fault          kills or stops something that all pods share (faults.rs); what belongs to
+//!                one pod (shim, pause, process, task) is killed by the pod's worker (harm.rs)
+//! audit          compares, while nobody works, what the server says with what the workers
+//!                know, containerd, the kernel and CNI (audit.rs)
 //! figures        counts, and measures memory and descriptors (figures.rs)
 //! ```
+//! All of it goes in rounds: in each the workers begin together, do some steps, and mostly a
+//! fault meets them. What is done, what fails and how long after the beginning of the round
+//! follows from the seed alone, and takes nothing from states or times: what two runs of one
+//! seed do differently is at most what happens within a round, which is a few seconds. Until
+//! half of the time is over server and keeper are killed, too; then they live to the end, so
+//! that what a life loses adds up to something that is seen.
+//!
 //! That it can fail, and fails again by the same seed, is tried with a fault that nobody
 //! repairs (planted.rs).
 //!
-//! What is done and what fails follows from the seed alone: the n-th step of a worker, and
-//! the n-th fault, have generators of their own, and take nothing from states or times. How
-//! they meet is left to the machine; most kills of the server happen at a certain step of it,
-//! so that they meet again.
-//! Until half of the time is over server and keeper are killed, too; then they live to the
-//! end, so that what a life loses adds up to something that is seen.
-//!
 //! `LONGSHORE_SOAK_SECONDS` says how long (20), `LONGSHORE_SOAK_PODS` how many pods at most
-//! (6), `LONGSHORE_SOAK_SEED` what chance begins with, and `LONGSHORE_SOAK_LOGS` a folder for
-//! the logs. `make soak` is an hour with 99 pods.
+//! (6), `LONGSHORE_SOAK_SEED` what chance begins with, `LONGSHORE_SOAK_ROUND` a round that comes
+//! again and again, and `LONGSHORE_SOAK_LOGS` a folder for the logs. `make soak` is an hour
+//! with 99 pods.
 
 mod audit;
 mod faults;
@@ -35,14 +36,16 @@ mod steps;
 mod work;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use faults::{Disturbance, Faults};
+use faults::Faults;
 use figures::{Figures, Op};
+use futures_util::FutureExt;
+use futures_util::future::join_all;
 use longshore::proto::cri::ContainerEventType;
-use tokio::sync::{Mutex, RwLock};
 use tokio::task::{JoinSet, LocalSet};
 use tonic::Status;
 use work::Worker;
@@ -56,6 +59,10 @@ const RETRY: Duration = Duration::from_millis(300);
 const COMPARE_S: u32 = 10;
 /// Pods of one worker, about.
 const PODS_OF_WORKER: u64 = 9;
+/// Rounds from one comparison to the next.
+const ROUNDS_OF_AUDIT: u64 = 2;
+/// Rounds from here on, those after the half of the time, spare server and keeper.
+const SPARING_FROM: u64 = 1_000_000;
 /// Images that each worker pulls and removes.
 const IMAGES: u64 = 3;
 
@@ -67,6 +74,8 @@ struct Plan {
     workers: u64,
     /// Pods of each worker.
     slots: u64,
+    /// The round that all rounds are.
+    only_round: Option<u64>,
     /// The uid of a pod whose address CNI does not free, though it says so.
     kept_address: Option<String>,
 }
@@ -88,14 +97,17 @@ impl Plan {
             length: Duration::from_secs(number("LONGSHORE_SOAK_SECONDS").unwrap_or(20)),
             workers,
             slots: pods.div_ceil(workers),
+            only_round: number("LONGSHORE_SOAK_ROUND"),
             kept_address: None,
         }
     }
 
     /// The command that repeats it.
     fn command(&self) -> String {
+        let round = self.only_round.map(|round| format!("LONGSHORE_SOAK_ROUND={round} "));
         format!(
-            "LONGSHORE_SOAK_SEED={} LONGSHORE_SOAK_SECONDS={} LONGSHORE_SOAK_PODS={} make soak",
+            "{}LONGSHORE_SOAK_SEED={} LONGSHORE_SOAK_SECONDS={} LONGSHORE_SOAK_PODS={} make soak",
+            round.unwrap_or_default(),
             self.seed,
             self.length.as_secs(),
             self.workers * self.slots
@@ -113,24 +125,17 @@ struct Stage {
     begun: Instant,
     faults: Faults,
     figures: Figures,
-    /// Held for reading by who works or disturbs, for writing by who compares.
-    work: RwLock<()>,
     /// The last event of each pod and container, in this life of the server.
     told: std::sync::Mutex<BTreeMap<String, ContainerEventType>>,
     /// The uid of each pod that there was, by its id.
     uids: std::sync::Mutex<BTreeMap<String, String>>,
-    over: AtomicBool,
+    /// The round that is under way, or was the last.
+    round: AtomicU64,
 }
 
 impl Stage {
     fn is_over(&self) -> bool {
-        self.over.load(Ordering::Relaxed) || self.begun.elapsed() >= self.plan.length
-    }
-
-    /// Sleeps, unless the time is over before.
-    async fn sleep(&self, time: Duration) {
-        let rest = self.plan.length.saturating_sub(self.begun.elapsed());
-        tokio::time::sleep(time.min(rest)).await;
+        self.begun.elapsed() >= self.plan.length
     }
 
     /// Makes a call and counts it. Nothing if it failed while it might: where something was
@@ -210,7 +215,7 @@ async fn warm_up(node: &Node) -> BTreeSet<String> {
 async fn random_work_with_random_faults() {
     let plan = Plan::from_env();
     if let Err(why) = soak(plan.clone()).await {
-        panic!("seed {}: {why}\nagain: {}", plan.seed, plan.command());
+        panic!("seed {}, {why}\nagain: {}", plan.seed, plan.command());
     }
 }
 
@@ -256,18 +261,16 @@ async fn soak(plan: Plan) -> Result<(), String> {
         begun: Instant::now(),
         faults: Faults::default(),
         figures: Figures::default(),
-        work: RwLock::new(()),
         told: std::sync::Mutex::default(),
         uids: std::sync::Mutex::default(),
-        over: AtomicBool::new(false),
+        round: AtomicU64::new(0),
     });
-    let workers: Vec<_> =
-        (0..stage.plan.workers).map(|number| Arc::new(Mutex::new(Worker::new(number, &stage)))).collect();
-    let ended = LocalSet::new().run_until(run(&stage, &workers)).await;
+    let mut workers: Vec<_> = (0..stage.plan.workers).map(|number| Worker::new(number, &stage)).collect();
+    let ended = LocalSet::new().run_until(run(&stage, &mut workers)).await;
     keep_logs(&stage);
-    if ended.is_err() {
+    if let Err(why) = ended {
         println!("{}", stage.figures.table());
-        return ended;
+        return Err(format!("round {}: {why}", stage.round.load(Ordering::Relaxed)));
     }
     drop(workers);
     let stage = Arc::into_inner(stage).expect("nobody works any more");
@@ -276,49 +279,54 @@ async fn soak(plan: Plan) -> Result<(), String> {
 }
 
 /// All at the same time, until the time is over or something is wrong.
-async fn run(stage: &Arc<Stage>, workers: &[Arc<Mutex<Worker>>]) -> Result<(), String> {
-    let mut all = JoinSet::new();
-    for worker in workers {
-        all.spawn_local(work::run(stage.clone(), worker.clone()));
-    }
-    all.spawn_local(Disturbance::new(stage.clone()).run());
-    all.spawn_local(audit::run(stage.clone(), workers.to_vec()));
-    all.spawn_local(figures::sample(stage.clone()));
-    let events = tokio::task::spawn_local(audit::watch_events(stage.clone()));
-    let mut failure = None;
-    while let Some(ended) = all.join_next().await {
-        if let Err(panic) = ended
-            && !panic.is_cancelled()
-        {
-            failure.get_or_insert(text_of(panic));
-            stage.over.store(true, Ordering::Relaxed);
-            all.abort_all();
-        }
-    }
-    if failure.is_none() {
-        stage.node.remove_all().await;
-        // A pod that never had a network goes also where CNI's DEL fails: what that left is
-        // removed by the comparisons.
-        wait_until("an end of what comparisons remove", async || {
-            let left = stage.node.leftovers().await;
-            !left.iter().any(|it| it.starts_with("CNI cache") || it.starts_with("address"))
-        })
-        .await;
-        audit::assert_told_to_the_end(stage).await;
-    }
-    events.abort();
-    if let Err(panic) = events.await
-        && !panic.is_cancelled()
-    {
-        failure.get_or_insert(text_of(panic));
-    }
-    failure.map_or(Ok(()), Err)
+async fn run(stage: &Arc<Stage>, workers: &mut [Worker]) -> Result<(), String> {
+    let mut beside = JoinSet::new();
+    beside.spawn_local(figures::sample(stage.clone()));
+    beside.spawn_local(audit::watch_events(stage.clone()));
+    let work = async {
+        rounds(stage, workers).await;
+        remove_all(stage).await;
+    };
+    let ended = tokio::select! {
+        done = AssertUnwindSafe(work).catch_unwind() => done,
+        Some(ended) = beside.join_next() => Err(ended.expect_err("it goes on by itself").into_panic()),
+    };
+    beside.shutdown().await;
+    ended.map_err(|panic| {
+        let text = panic.downcast_ref::<String>().map(String::as_str);
+        text.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("a panic").to_owned()
+    })
 }
 
-fn text_of(panic: tokio::task::JoinError) -> String {
-    let payload = panic.into_panic();
-    let text = payload.downcast_ref::<String>().map(String::as_str);
-    text.or_else(|| payload.downcast_ref::<&str>().copied()).unwrap_or("a panic").to_owned()
+/// Work and faults in each, and a comparison now and then and at the end.
+async fn rounds(stage: &Stage, workers: &mut [Worker]) {
+    for number in 0.. {
+        if stage.is_over() {
+            break;
+        }
+        let spares = stage.begun.elapsed() * 2 > stage.plan.length;
+        let round = stage.plan.only_round.unwrap_or(number + if spares { SPARING_FROM } else { 0 });
+        stage.round.store(round, Ordering::Relaxed);
+        let work = join_all(workers.iter_mut().map(|worker| worker.round(round)));
+        tokio::join!(Box::pin(work), Box::pin(faults::of_round(stage, round)));
+        stage.figures.note("rounds");
+        if number % ROUNDS_OF_AUDIT == ROUNDS_OF_AUDIT - 1 {
+            audit::run(stage, workers).await;
+        }
+    }
+    audit::run(stage, workers).await;
+}
+
+async fn remove_all(stage: &Stage) {
+    stage.node.remove_all().await;
+    // A pod that never had a network goes also where CNI's DEL fails: what that left is
+    // removed by the comparisons.
+    wait_until("an end of what comparisons remove", async || {
+        let left = stage.node.leftovers().await;
+        !left.iter().any(|it| it.starts_with("CNI cache") || it.starts_with("address"))
+    })
+    .await;
+    audit::assert_told_to_the_end(stage).await;
 }
 
 fn keep_logs(stage: &Stage) {

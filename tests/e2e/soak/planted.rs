@@ -16,7 +16,8 @@ const LENGTH: Duration = Duration::from_secs(20);
 
 /// A small plan with such a pod.
 pub(super) fn plan() -> Plan {
-    let plan = |seed| Plan { seed, length: LENGTH, workers: 2, slots: 3, kept_address: None };
+    let plan =
+        |seed| Plan { seed, length: LENGTH, workers: 2, slots: 3, only_round: None, kept_address: None };
     (1..)
         .map(plan)
         .find_map(|plan| Some(Plan { kept_address: Some(removed_early(&plan)?), ..plan }))

@@ -12,7 +12,6 @@ use longshore::proto::cri::{
     ContainerFilter, ContainerState, ContainerStatus, PodSandboxFilter, RemoveContainerRequest,
     StopContainerRequest,
 };
-use tokio::sync::Mutex;
 use tonic::Code;
 
 use super::Stage;
@@ -21,6 +20,8 @@ use super::model::{CUT_OFF, EARLY_TERM, KILLED, Kind, Known, KnownPod, START_ERR
 use super::steps::Step;
 use crate::harness::{Chance, Cri, Pod, PodBuilder, patient};
 
+/// Steps of each worker in a round.
+const STEPS_OF_ROUND: u64 = 6;
 /// How long something may take that happens by itself, while nothing is disturbed.
 const LIMIT: Duration = Duration::from_secs(90);
 /// How often it is looked at.
@@ -50,31 +51,27 @@ pub(super) fn draw(chance: &mut Chance, slots: u64) -> (usize, Step) {
     (chance.below(slots) as usize, Step::draw(chance))
 }
 
-/// Steps until the time is over.
-pub(super) async fn run(stage: Arc<Stage>, worker: Arc<Mutex<Worker>>) {
-    for number in 0.. {
-        if stage.is_over() {
-            return;
-        }
-        let (working, mut worker) = (stage.work.read().await, worker.lock().await);
-        let mut chance = Chance::of(stage.plan.seed, worker.number, number);
-        let (slot, step) = draw(&mut chance, stage.plan.slots);
-        let pause = Duration::from_millis(300 + chance.below(1_700));
-        let done = AssertUnwindSafe(worker.step(slot, step, &mut chance)).catch_unwind().await;
-        if let Err(panic) = done {
-            let why = panic.downcast_ref::<String>().map_or("see above", String::as_str);
-            let at = stage.begun.elapsed().as_secs();
-            panic!("worker {}, step {number}, {step:?} of slot {slot}, after {at} s: {why}", worker.number);
-        }
-        drop((working, worker));
-        stage.sleep(pause).await;
-    }
-}
-
 impl Worker {
     pub(super) fn new(number: u64, stage: &Arc<Stage>) -> Worker {
         let slots = (0..stage.plan.slots).map(|number| Slot { number, generation: 0, attempt: 0, pod: None });
         Worker { number, stage: stage.clone(), slots: slots.collect() }
+    }
+
+    /// Some steps.
+    pub(super) async fn round(&mut self, round: u64) {
+        for number in round * STEPS_OF_ROUND..(round + 1) * STEPS_OF_ROUND {
+            let mut chance = Chance::of(self.stage.plan.seed, self.number, number);
+            let (slot, step) = draw(&mut chance, self.stage.plan.slots);
+            let pause = Duration::from_millis(chance.below(1_000));
+            let done = AssertUnwindSafe(self.step(slot, step, &mut chance)).catch_unwind().await;
+            if let Err(panic) = done {
+                let why = panic.downcast_ref::<String>().map_or("see above", String::as_str);
+                let at = self.stage.begun.elapsed().as_secs();
+                let who = format!("worker {}, step {number}", self.number);
+                panic!("{who}, {step:?} of slot {slot}, after {at} s: {why}");
+            }
+            tokio::time::sleep(pause).await;
+        }
     }
 
     pub(super) fn cri(&self) -> &Cri {
