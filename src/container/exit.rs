@@ -12,7 +12,7 @@ use tracing::{debug, info, warn};
 use super::Containers;
 use super::files::remove_folder;
 use crate::containerd::{Exit, ProcessStatus};
-use crate::error::{Kind, Result};
+use crate::error::{Error, Kind, Result};
 use crate::flow::lock;
 use crate::proto::cri::{ContainerState, NamespaceMode};
 use crate::state::Container;
@@ -199,9 +199,13 @@ impl Containers {
             Err(error) if !error.is_not_found() => error,
             _ => return Ok(()),
         };
-        // The shim may have ended meanwhile, and with it the task.
         match self.containerd.process(id, "").await {
+            // The shim may have ended meanwhile, and with it the task.
             Err(gone) if gone.is_not_found() => Ok(()),
+            Ok(process) if process.status == ProcessStatus::Stopped && is_forgotten(id, &error) => {
+                debug!(id, %error, "the OCI runtime has forgotten an ended task: it goes with its shim");
+                Ok(())
+            }
             _ => Err(error),
         }
     }
@@ -244,6 +248,15 @@ impl Containers {
         self.tell(container);
         self.close_output(container).await;
     }
+}
+
+/// Whether a task could not be deleted because its OCI runtime does not know it any more: one
+/// whose deletion was cut off behind its own work, as when containerd dies. Where runc says so
+/// the shim understands it. Where crun does, each deletion fails again, but there is nothing
+/// left that it could delete.
+fn is_forgotten(id: &str, error: &Error) -> bool {
+    let text = error.message();
+    text.contains("failed to delete task") && text.contains("No such file or directory") && text.contains(id)
 }
 
 fn owns_pid_namespace(container: &Container) -> bool {

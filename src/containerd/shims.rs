@@ -107,25 +107,46 @@ impl Containerd {
     pub async fn end_lost_shim(&self, id: &str) -> Result<()> {
         let Some(path) = self.shim_socket(id) else { return Ok(()) };
         match self.process(id, "").await {
-            Err(error) if error.is_not_found() => {}
-            other => return other.map(drop),
+            Err(error) if error.is_not_found() => self.end_shim(id, &path).await,
+            other => other.map(drop),
         }
-        let talked = tokio::time::timeout(LIMIT, shut_down(&path, id)).await;
+    }
+
+    /// Ends the shim of a pod whose tasks are deleted, if there is one still: also one that keeps
+    /// a task which its OCI runtime has forgotten.
+    ///
+    /// # Errors
+    /// DeadlineExceeded if the shim goes on.
+    pub async fn end_empty_shim(&self, id: &str) -> Result<()> {
+        match self.shim_socket(id) {
+            Some(path) => self.end_shim(id, &path).await,
+            None => Ok(()),
+        }
+    }
+
+    async fn end_shim(&self, id: &str, path: &Path) -> Result<()> {
+        let talked = tokio::time::timeout(LIMIT, shut_down(path, id)).await;
         if talked.is_err() {
             self.kill_hung_shim(id).await?;
         }
-        // Nobody listens any more: what is left is a name.
-        if UnixStream::connect(&path).await.is_err() {
-            let _ = std::fs::remove_file(&path);
-            info!(shim = id, "ended a shim that containerd had lost");
-            return Ok(());
+        // One that was killed may close its connections before it stops to listen.
+        let end = Instant::now() + KILL_LIMIT;
+        let listens = async || UnixStream::connect(path).await.is_ok();
+        while listens().await {
+            if Instant::now() > end {
+                let left = || format!("end the shim of {id}, which containerd has lost");
+                return match talked {
+                    Ok(Err(error)) => Err(error).context(left),
+                    Ok(Ok(())) => Err(deadline("it goes on")).context(left),
+                    Err(_) => Err(deadline("it does not end")).context(left),
+                };
+            }
+            tokio::time::sleep(DELETE_PAUSE).await;
         }
-        let left = || format!("end the shim of {id}, which containerd has lost");
-        match talked {
-            Ok(talked) => talked.context(left)?,
-            Err(_) => return Err(deadline("it does not end")).context(left),
-        }
-        Err(deadline("it goes on")).context(left)
+        // What is left is a name.
+        let _ = std::fs::remove_file(path);
+        info!(shim = id, "ended a shim that containerd had lost");
+        Ok(())
     }
 
     /// Kills the shim of `id`, which does not answer, and waits until it is gone.

@@ -59,7 +59,7 @@ impl Pods {
         let containerd = &self.containers.containerd;
         let id = pod.id.as_str();
         self.containers.discard_task(id).await?;
-        containerd.end_lost_shim(id).await?;
+        containerd.end_empty_shim(id).await?;
         self.containers.remove_left_cgroup(&pod.config, id).await;
         let snapshotter = match containerd.container(id).await {
             Ok(record) => record.snapshotter,

@@ -6,7 +6,7 @@ use longshore::proto::cri::{ContainerState, Mount, NamespaceMode};
 use serde_json::json;
 use tonic::Code;
 
-use crate::harness::{Node, Server, image_mount, images, wait_until};
+use crate::harness::{Node, Server, has_crun, image_mount, images, wait_until};
 
 /// A program of the test, below the node's folder.
 fn script(node_folder: &Path, name: &str, text: &str) -> PathBuf {
@@ -15,14 +15,6 @@ fn script(node_folder: &Path, name: &str, text: &str) -> PathBuf {
     let mode = std::os::unix::fs::PermissionsExt::from_mode(0o755);
     std::fs::set_permissions(&path, mode).expect("permissions");
     path
-}
-
-fn find(program: &str) -> Option<PathBuf> {
-    let path = std::env::var_os("PATH").unwrap_or_default();
-    std::env::split_paths(&path)
-        .chain(["/usr/sbin".into(), "/sbin".into()])
-        .map(|folder| folder.join(program))
-        .find(|path| path.is_file())
 }
 
 /// SVC-17, SVC-20: as vendors do who change a container's spec on its way to runc.
@@ -64,22 +56,11 @@ async fn a_handlers_binary_may_be_a_wrapper() {
 
 #[tokio::test]
 async fn another_oci_runtime_serves_a_handler() {
-    if find("crun").is_none() {
+    if !has_crun() {
         eprintln!("skipped: crun is not installed");
         return;
     }
-    let config =
-        "[runtime.handlers.crun.options]\nBinaryName = \"{folder}/crun-here\"\nRoot = \"{folder}/crun\"\n";
-    let node = Node::with(Server::Longshore).config(config).before(|place| {
-        // crun takes no host with controllers in both versions of cgroups: it must not see
-        // the second.
-        let both = "/sys/fs/cgroup/unified";
-        let text = format!(
-            "#!/bin/sh\nif [ -d {both} ]; then\n    exec unshare -m sh -c 'umount {both}; exec crun \"$@\"' crun \"$@\"\nfi\nexec crun \"$@\"\n"
-        );
-        script(place.folder(), "crun-here", &text);
-    });
-    let node = node.start().await;
+    let node = Node::with(Server::Longshore).crun().start().await;
     let pod = node.pod("crun").handler("crun").run().await.expect("a pod");
     assert_eq!(pod.status().await.expect("a status").runtime_handler, "crun");
     let container = pod

@@ -5,7 +5,7 @@ use std::os::unix::fs::PermissionsExt;
 use longshore::proto::cri::ContainerState;
 use rustix::process::{Pid, Signal, kill_process};
 
-use crate::harness::{Node, Server, procfs, wait_until};
+use crate::harness::{Node, Server, has_crun, procfs, wait_until};
 
 fn send(pid: u32, signal: Signal) {
     let pid = Pid::from_raw(pid.cast_signed()).expect("a pid");
@@ -68,6 +68,42 @@ async fn a_pause_container_that_is_killed_leaves_no_shim() {
         pod.stop().await.expect("stopped");
         pod.remove().await.expect("removed");
         node.assert_nothing_left(&format!("in round {round}")).await;
+    }
+    node.finish().await;
+}
+
+/// An OCI runtime's deletion was cut off behind its own work, as when containerd dies: where
+/// that is crun, the shim's deletion fails from then on. Container and pod go all the same.
+#[tokio::test]
+async fn tasks_that_crun_has_forgotten_go_with_their_pods() {
+    if !has_crun() {
+        eprintln!("skipped: crun is not installed");
+        return;
+    }
+    let node = Node::with(Server::Longshore).crun().start().await;
+    let pod = node.pod("a").handler("crun").run().await.expect("a pod");
+    let container = pod.container("c").forever().run().await.expect("it runs");
+    let spared = pod.container("d").forever().run().await.expect("it runs");
+    let other = node.pod("pause").handler("crun").run().await.expect("a pod");
+    let mut ends = Vec::new();
+    for (id, info) in [(&container.id, container.info().await), (&other.id, other.info().await)] {
+        ends.push((id.clone(), u32::try_from(info["pid"].as_u64().expect("a pid")).expect("a pid")));
+    }
+    node.longshore().kill().await;
+    for (id, pid) in &ends {
+        kill(*pid);
+        wait_until("its end", async || !procfs::processes().iter().any(|running| running.pid == *pid)).await;
+        std::fs::remove_dir_all(node.place().path("crun/k8s.io").join(id)).expect("what crun knows of it");
+    }
+    node.longshore().start().await;
+    assert_eq!(container.wait_exited().await.exit_code, 137);
+    container.remove().await.expect("removed");
+    wait_until("NOTREADY", async || other.status().await.expect("a status").state == 1).await;
+    assert_eq!(spared.sh("echo inside").await, "inside");
+    pod.container("c").attempt(1).forever().run().await.expect("it runs");
+    for pod in [pod, other] {
+        pod.stop().await.expect("stopped");
+        pod.remove().await.expect("removed");
     }
     node.finish().await;
 }

@@ -1,5 +1,6 @@
 //! How a node comes to be.
 
+use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -119,6 +120,22 @@ impl<'a> Builder<'a> {
     pub(crate) fn plugin_folders(mut self) -> Builder<'a> {
         self.uses_plugin_folders = true;
         self
+    }
+
+    /// A handler `crun`, whose containers are known in the folder `crun`.
+    pub(crate) fn crun(self) -> Builder<'a> {
+        let handler = "[runtime.handlers.crun.options]\nBinaryName = \"{folder}/crun-here\"\nRoot = \"{folder}/crun\"\n";
+        self.config(handler).before(|place| {
+            // crun takes no host with controllers in both versions of cgroups: it must not
+            // see the second.
+            let both = "/sys/fs/cgroup/unified";
+            let text = format!(
+                "#!/bin/sh\nif [ -d {both} ]; then\n    exec unshare -m sh -c 'umount {both}; exec crun \"$@\"' crun \"$@\"\nfi\nexec crun \"$@\"\n"
+            );
+            let path = place.path("crun-here");
+            std::fs::write(&path, text).expect("a program");
+            std::fs::set_permissions(&path, PermissionsExt::from_mode(0o755)).expect("permissions");
+        })
     }
 
     /// Something that has to be in the node's folder before the server starts.

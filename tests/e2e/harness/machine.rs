@@ -71,3 +71,9 @@ impl CgroupDriver {
         }
     }
 }
+
+/// Whether this machine has crun.
+pub(crate) fn has_crun() -> bool {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    std::env::split_paths(&path).any(|folder| folder.join("crun").is_file())
+}

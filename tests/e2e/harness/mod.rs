@@ -62,7 +62,7 @@ pub(crate) use events::{Events, Seen, seen, status_in};
 pub(crate) use fetched::fetched;
 pub(crate) use leaks::stored;
 pub(crate) use longshore::Longshore;
-pub(crate) use machine::{CgroupDriver, patient};
+pub(crate) use machine::{CgroupDriver, has_crun, patient};
 pub(crate) use node::Node;
 pub(crate) use place::Place;
 pub(crate) use pod::{Pod, PodBuilder, id_mappings};

@@ -51,7 +51,7 @@ use tonic::Status;
 use work::Worker;
 
 use crate::harness::images::{BUSYBOX, Image};
-use crate::harness::{Builder, Node, Server, cni, wait_until};
+use crate::harness::{Builder, Node, Server, cni, has_crun, wait_until};
 
 /// How often a worker tries again what failed while something was disturbed.
 const RETRY: Duration = Duration::from_millis(300);
@@ -166,11 +166,6 @@ impl Stage {
     }
 }
 
-fn has_crun() -> bool {
-    let path = std::env::var_os("PATH").unwrap_or_default();
-    std::env::split_paths(&path).any(|folder| folder.join("crun").is_file())
-}
-
 /// The node: a CNI plugin that can be told to fail, and another OCI runtime where there is one.
 fn builder<'a>(has_crun: bool) -> Builder<'a> {
     let mut builder = Node::with(Server::Longshore).cni(cni::usual()).plugin("bridge", faults::BRIDGE);
@@ -179,19 +174,7 @@ fn builder<'a>(has_crun: bool) -> Builder<'a> {
     }
     builder = builder.config(&format!("[server]\nreconcile_period_s = {COMPARE_S}\n"));
     if has_crun {
-        let handler = "[runtime.handlers.crun.options]\nBinaryName = \"{folder}/crun-here\"\nRoot = \"{folder}/crun\"\n";
-        builder = builder.config(handler).before(|place| {
-            // crun takes no host with controllers in both versions of cgroups: it must not
-            // see the second.
-            let both = "/sys/fs/cgroup/unified";
-            let text = format!(
-                "#!/bin/sh\nif [ -d {both} ]; then\n    exec unshare -m sh -c 'umount {both}; exec crun \"$@\"' crun \"$@\"\nfi\nexec crun \"$@\"\n"
-            );
-            let path = place.path("crun-here");
-            std::fs::write(&path, text).expect("a program");
-            let mode = std::os::unix::fs::PermissionsExt::from_mode(0o755);
-            std::fs::set_permissions(&path, mode).expect("permissions");
-        });
+        builder = builder.crun();
     }
     builder
 }
