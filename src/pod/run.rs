@@ -236,7 +236,7 @@ impl Pods {
             resources.push("task", move || async move {
                 containers.discard_task(id.as_str()).await?;
                 // A call that ran into its limit may have cost containerd the shim.
-                containers.containerd.end_lost_shim(id.as_str()).await?;
+                containers.containerd.end_empty_shim(id.as_str()).await?;
                 containers.remove_left_cgroup(&config, id.as_str()).await;
                 Ok(())
             });

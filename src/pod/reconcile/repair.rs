@@ -171,7 +171,7 @@ impl Pods {
         };
         parts.containerd.create_container(record, None).await?;
         parts.discard_task(id).await?;
-        parts.containerd.end_lost_shim(id).await?;
+        parts.containerd.end_empty_shim(id).await?;
         parts.containerd.delete_container(id).await
     }
 
