@@ -203,7 +203,7 @@ impl Containers {
             // The shim may have ended meanwhile, and with it the task.
             Err(gone) if gone.is_not_found() => Ok(()),
             Ok(process) if process.status == ProcessStatus::Stopped && is_forgotten(id, &error) => {
-                debug!(id, %error, "the OCI runtime has forgotten an ended task: it goes with its shim");
+                info!(id, %error, "the OCI runtime has forgotten an ended task: it goes with its shim");
                 Ok(())
             }
             _ => Err(error),

@@ -39,7 +39,7 @@ impl Paths {
     /// Makes the folders, for root alone: there are copies of images' files with their
     /// owners and modes, set-user-id programs and devices among them. Holds the root until the
     /// file is dropped: two servers with one root would roll back each other's pods. Blocks: on
-    /// a disk that hangs, and for [`CLAIM_LIMIT`] while another server holds it.
+    /// a disk that hangs, and for some seconds while another server holds it.
     ///
     /// # Errors
     /// AlreadyExists if another server holds it all that time, else the file system's.
