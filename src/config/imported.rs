@@ -4,7 +4,8 @@
 //! `registry.config_path`, and the older `registry.mirrors`, `registry.configs`,
 //! `registry.auths` and `registry.headers`, in every format and with the files that are
 //! imported there. Nothing else of them is read here (`longshore config import` does
-//! that). The plugin takes either a `config_path` or the older keys, and so does this.
+//! that). The plugin takes either a `config_path` or mirrors and settings of TLS, and so does
+//! this; credentials and headers count with both.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -133,7 +134,9 @@ impl ImportedRegistries {
         let dirs: Vec<PathBuf> =
             registry.config_path.split(':').filter(|dir| !dir.is_empty()).map(PathBuf::from).collect();
         if !dirs.is_empty() {
-            return Ok(ImportedRegistries { config_dirs: dirs, ..Default::default() });
+            // containerd refuses a file that has them beside a config_path.
+            registry.mirrors.clear();
+            registry.configs.values_mut().for_each(|host| host.tls = Tls::default());
         }
         let path = |text: String| (!text.is_empty()).then(|| PathBuf::from(text));
         let host = |Host { auth, tls }: Host| ImportedHost {
@@ -147,7 +150,7 @@ impl ImportedRegistries {
             identity_token: auth.identitytoken,
         };
         Ok(ImportedRegistries {
-            config_dirs: Vec::new(),
+            config_dirs: dirs,
             mirrors: registry.mirrors.into_iter().map(|(name, mirror)| (name, mirror.endpoint)).collect(),
             hosts: registry.configs.into_iter().map(|(name, config)| (name, host(config))).collect(),
             headers: registry.headers,
@@ -211,10 +214,13 @@ mod tests {
     }
 
     #[test]
-    fn a_config_path_goes_before_the_older_keys() {
+    fn a_config_path_goes_before_mirrors_and_beside_credentials() {
         let both = format!("{OLD}\n[plugins.\"io.containerd.grpc.v1.cri\".registry]\nconfig_path = \"/c\"\n");
         let both = parse(&both).expect("valid");
         assert!(both.mirrors.is_empty() && both.config_dirs == [Path::new("/c")]);
+        let host = &both.hosts["m.example"];
+        assert_eq!((host.ca_file.as_deref(), host.password.as_str()), (None, "hunter2"));
+        assert_eq!(both.headers["X-Key"], ["v"]);
     }
 
     #[test]

@@ -182,12 +182,16 @@ impl Ask<'_> {
             ));
         }
         let credentials = self.credentials.clone();
-        Ok(Some(Arc::new(move |host: &str| match credentials.for_host(host)? {
-            Secret::Password { user, password } => {
-                Some(Login::Password { username: user.clone(), secret: password.clone() })
+        let configured = self.images.0.registry.configured_secrets();
+        Ok(Some(Arc::new(move |host: &str| {
+            let known = if credentials.are_absent() { configured(host) } else { None };
+            match known.or_else(|| credentials.for_host(host).cloned())? {
+                Secret::Password { user, password } => {
+                    Some(Login::Password { username: user, secret: password })
+                }
+                Secret::Identity(token) => Some(Login::Identity(token)),
+                Secret::Registry(_) => None,
             }
-            Secret::Identity(token) => Some(Login::Identity(token.clone())),
-            Secret::Registry(_) => None,
         })))
     }
 }

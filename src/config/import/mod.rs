@@ -253,14 +253,14 @@ fn registries(files: &Files, source: &mut Source, draft: &mut Draft) {
     for (path, entry) in entries {
         let path: Vec<&str> = path.iter().map(String::as_str).collect();
         match path.as_slice() {
-            ["config_path"] => {}
-            ["headers", _] => {}
-            ["mirrors", _, "endpoint"]
+            ["config_path"]
+            | ["headers", _]
             | ["configs", _, "auth", "username" | "password" | "auth" | "identitytoken"]
-            | ["configs", _, "tls", "insecure_skip_verify" | "ca_file" | "cert_file" | "key_file"]
-            | ["auths", _, "username" | "password" | "auth" | "identitytoken"] => {
+            | ["auths", _, "username" | "password" | "auth" | "identitytoken"] => {}
+            ["mirrors", _, "endpoint"]
+            | ["configs", _, "tls", "insecure_skip_verify" | "ca_file" | "cert_file" | "key_file"] => {
                 if has_path {
-                    draft.lose_secret(entry, "containerd does not read it beside a config_path");
+                    draft.lose_secret(entry, "containerd does not take it beside a config_path");
                 }
             }
             _ => draft.lose_secret(entry, NO_KEY),

@@ -369,7 +369,7 @@ fn registries_stay_in_containerds_file() {
     assert_eq!(found.lost, []);
     let both = format!("{text}{head}.config_path = \"/c\"\n");
     let (_, found) = imported(&both, Generation::Two);
-    assert_eq!(lost_keys(&found), ["auth", "password", "endpoint"]);
+    assert_eq!(lost_keys(&found), ["endpoint"]);
     assert!(!found.text.contains("hunter2"));
 }
 

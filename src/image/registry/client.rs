@@ -260,7 +260,9 @@ fn is_redirect(status: StatusCode) -> bool {
 /// Where `location` leads from `base`, without credentials.
 fn resolve(base: &Uri, location: &str) -> Option<Uri> {
     let scheme = base.scheme_str()?;
-    let text = if location.contains("://") {
+    // A relative place may hold a URL in its query.
+    let is_absolute = location.split_once("://").is_some_and(|(scheme, _)| !scheme.contains(['/', '?', '#']));
+    let text = if is_absolute {
         location.to_owned()
     } else if let Some(rest) = location.strip_prefix("//") {
         format!("{scheme}://{rest}")
@@ -334,6 +336,7 @@ mod tests {
             ("//cdn.example/x", Some("https://cdn.example/x")),
             ("/other", Some("https://r.io:5000/other")),
             ("y", Some("https://r.io:5000/v2/a/blobs/y")),
+            ("/route?to=https://cdn.example/x", Some("https://r.io:5000/route?to=https://cdn.example/x")),
             ("?z", Some("https://r.io:5000/v2/a/blobs/x?z")),
             ("https://user:password@cdn.example/x", None),
             ("file:///etc/passwd", None),

@@ -81,7 +81,7 @@ impl Credentials {
     }
 
     /// Whether none were given, not even empty ones.
-    pub(super) fn are_absent(&self) -> bool {
+    pub(in crate::image) fn are_absent(&self) -> bool {
         self.is_absent
     }
 

@@ -96,19 +96,35 @@ pub(super) fn endpoints(
     imported: &ImportedRegistries,
     domain: &str,
 ) -> Result<Vec<Endpoint>> {
-    let Some(folder) = folder_of(folders, domain) else {
-        let imported = imported::endpoints(imported, domain)?;
-        return Ok(imported.unwrap_or_else(|| vec![Endpoint::upstream(domain, Trust::default())]));
+    let endpoints = match folder_of(folders, domain) {
+        Some(folder) => endpoints_in(&folder, domain)?,
+        None => match imported::endpoints(imported, domain)? {
+            Some(endpoints) => return Ok(endpoints),
+            None => vec![Endpoint::upstream(domain, Trust::default())],
+        },
     };
+    endpoints.into_iter().map(|endpoint| imported::complete(imported, endpoint)).collect()
+}
+
+fn endpoints_in(folder: &Path, domain: &str) -> Result<Vec<Endpoint>> {
     let path = folder.join("hosts.toml");
     match read(&path, FILE_BYTES_MAX) {
         Ok(text) if !text.is_empty() => {
             let text = String::from_utf8(text).map_err(|_| invalid("it is not UTF-8"));
-            text.and_then(|text| file::parse(&text, domain, &folder)).context(|| path.display())
+            text.and_then(|text| file::parse(&text, domain, folder)).context(|| path.display())
         }
         Err(error) if !error.is_not_found() => Err(error),
-        _ => Ok(vec![Endpoint::upstream(domain, certificates_in(&folder)?)]),
+        _ => Ok(vec![Endpoint::upstream(domain, certificates_in(folder)?)]),
     }
+}
+
+/// Who asks the host `authority` where a pull does not say it, and containerd's configuration
+/// does.
+///
+/// # Errors
+/// InvalidArgument for what is no credentials.
+pub(super) fn known_secret(imported: &ImportedRegistries, authority: &str) -> Result<Option<Secret>> {
+    imported::known_secret(imported, authority)
 }
 
 /// The folder with the configuration of the registry `domain`, if there is one.

@@ -169,6 +169,13 @@ impl Registry {
         .await
     }
 
+    /// Who asks a host where a pull does not say it, as containerd's configuration has it. What is
+    /// no credentials there stops the pulls that do not go by Transfer, and is passed over here.
+    pub(super) fn configured_secrets(&self) -> impl Fn(&str) -> Option<Secret> + Send + Sync + use<> {
+        let imported = self.imported.clone();
+        move |host| hosts::known_secret(&imported, host).ok().flatten()
+    }
+
     async fn clients(&self) -> Result<Arc<Clients>> {
         let made = self.clients.get_or_try_init(|| {
             let proxies = self.proxies.clone();

@@ -13,12 +13,13 @@ use crate::config::{ImportedHost, ImportedRegistries};
 use crate::error::{Context, Result, invalid};
 use crate::proto::cri;
 
-/// The servers for `domain`; none if nothing is said of it there.
+/// The servers for `domain`; none if nothing is said of them there, or in the folders of a
+/// `config_path` alone.
 ///
 /// # Errors
 /// InvalidArgument for what cannot be followed.
 pub(super) fn endpoints(imported: &ImportedRegistries, domain: &str) -> Result<Option<Vec<Endpoint>>> {
-    if *imported == ImportedRegistries::default() {
+    if *imported == ImportedRegistries::default() || !imported.config_dirs.is_empty() {
         return Ok(None);
     }
     let what = || format!("the registries of containerd's configuration: {domain}");
@@ -34,6 +35,31 @@ pub(super) fn endpoints(imported: &ImportedRegistries, domain: &str) -> Result<O
         list.push(endpoint(imported, upstream, &headers).context(what)?);
     }
     Ok(Some(list))
+}
+
+/// Gives `endpoint`, which stands elsewhere, the credentials and headers that stand there.
+///
+/// # Errors
+/// InvalidArgument for what cannot be followed.
+pub(super) fn complete(imported: &ImportedRegistries, mut endpoint: Endpoint) -> Result<Endpoint> {
+    let what = || format!("the registries of containerd's configuration: {}", endpoint.authority);
+    let (headers, secret) = (headers(imported).context(what)?, known_secret(imported, &endpoint.authority)?);
+    for (name, value) in &headers {
+        endpoint.headers.append(name, value.clone());
+    }
+    endpoint.secret = secret;
+    Ok(endpoint)
+}
+
+/// Who asks the host `authority` where a pull does not say it.
+///
+/// # Errors
+/// InvalidArgument for what is no credentials.
+pub(super) fn known_secret(imported: &ImportedRegistries, authority: &str) -> Result<Option<Secret>> {
+    let secret = imported.hosts.get(authority).map(secret).transpose();
+    secret
+        .map(Option::flatten)
+        .context(|| format!("the registries of containerd's configuration: {authority}"))
 }
 
 fn endpoint(imported: &ImportedRegistries, url: &str, headers: &HeaderMap) -> Result<Endpoint> {
@@ -156,6 +182,21 @@ mod tests {
         assert_eq!(of("r.io")[0].headers["x-key"], "v");
         assert!(!format!("{:?}", of("docker.io")).contains("hunter2"));
         assert_eq!(endpoints(&ImportedRegistries::default(), "r.io").expect("valid"), None);
+    }
+
+    /// A `config_path` says where the servers are, and these keys who asks them.
+    #[test]
+    fn servers_of_folders_get_credentials_and_headers() {
+        let imported = ImportedRegistries { config_dirs: vec!["/c".into()], ..imported() };
+        assert_eq!(endpoints(&imported, "r.io").expect("valid"), None);
+        let complete =
+            |domain: &str| complete(&imported, Endpoint::upstream(domain, Trust::default())).expect("valid");
+        let known = complete("m.example");
+        assert!(known.secret.is_some() && known.headers["x-key"] == "v");
+        assert!(complete("r.io").secret.is_none());
+        // Not as the older keys have it, which say plain http.
+        let loopback = complete("127.0.0.1:5000");
+        assert_eq!((loopback.origin.as_str(), loopback.falls_back), ("https://127.0.0.1:5000", true));
     }
 
     #[test]
