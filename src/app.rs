@@ -45,6 +45,12 @@ const CONTAINERD_WAIT: Duration = Duration::from_secs(5);
 /// After a client that could not be accepted: without descriptors the next one cannot be either,
 /// and waits meanwhile.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+/// How much of a request may be under way before it is read, in bytes. Of one that waits for its
+/// turn that much is held up.
+const STREAM_WINDOW: u32 = 64 << 10;
+/// The same for all requests of a connection: the kubelet has one, and what is held up of giants
+/// must not keep out a StopContainer (SVC-34).
+const CONNECTION_WINDOW: u32 = 16 << 20;
 /// Events that wait for being handled.
 const EVENTS_MAX: usize = 1024;
 
@@ -92,6 +98,8 @@ pub async fn serve(
     background.0.extend(serve_looks(&config, &pods, admin, &stop).await?);
     let cri = Cri::new(pods.clone(), streaming);
     let serving = tonic::transport::Server::builder()
+        .initial_stream_window_size(STREAM_WINDOW)
+        .initial_connection_window_size(CONNECTION_WINDOW)
         .add_service(cri.runtime_server())
         .add_service(cri.image_server())
         .serve_with_incoming_shutdown(connections(listener), stop.clone().cancelled_owned());

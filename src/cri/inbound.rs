@@ -4,12 +4,13 @@
 //! a request is several times as large. The first part of each comes in at once, which is
 //! all of nearly every request and of every StopContainer and Status: these wait for nobody.
 //! For the rest of a giant there are a few places, each held until the giant's call has its
-//! answer; a giant without one is not read on, and its client's connection holds it back.
-//! Who has a place and does not send loses it.
+//! answer, or has been at work for a while: a pull that takes an hour is not to hold up the
+//! others. A giant without one is not read on, and its client's connection holds it back. Who
+//! has a place and does not send loses it.
 
 use std::convert::Infallible;
-use std::pin::Pin;
-use std::sync::{Arc, OnceLock};
+use std::pin::{Pin, pin};
+use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
@@ -23,12 +24,17 @@ use tonic::body::Body;
 use tonic::codegen::Service;
 use tonic::server::NamedService;
 
+use crate::flow::lock;
+
 /// What of each request comes in without a place.
 const FREE_BYTES: usize = 256 << 10;
 /// Giants that come in or are worked on at a time.
 const GIANTS: usize = 2;
 /// How long a giant may take to come in once it has a place.
 const LIMIT: Duration = Duration::from_secs(30);
+
+/// How long a giant's call keeps its place.
+const HOLD: Duration = Duration::from_secs(60);
 
 /// The places of giants. Clones share them.
 #[derive(Clone, Debug)]
@@ -41,7 +47,7 @@ impl Default for Giants {
 }
 
 /// A giant's place, once it has one: held by its body and by its call.
-type Place = Arc<OnceLock<OwnedSemaphorePermit>>;
+type Place = Arc<Mutex<Option<OwnedSemaphorePermit>>>;
 
 /// A gRPC service whose requests come in within bounds.
 #[derive(Clone, Debug)]
@@ -78,9 +84,16 @@ where
         let bounded = |body| Body::new(Bounded::new(body, &self.giants, &place));
         let answer = self.service.call(request.map(bounded));
         Box::pin(async move {
-            let answer = answer.await;
-            drop(place);
-            answer
+            let mut answer = pin!(answer);
+            let answered = match tokio::time::timeout(HOLD, answer.as_mut()).await {
+                Ok(answered) => answered,
+                Err(_) => {
+                    *lock(&place) = None;
+                    answer.await
+                }
+            };
+            *lock(&place) = None;
+            answered
         })
     }
 }
@@ -119,7 +132,7 @@ impl Bounded {
                 }
                 Turn::Waiting(turn) => {
                     if let Some(permit) = ready!(turn.as_mut().poll(context)) {
-                        self.place.get_or_init(|| permit);
+                        *lock(&self.place) = Some(permit);
                     }
                     self.turn = Turn::Has(Box::pin(tokio::time::sleep(LIMIT)));
                 }

@@ -16,7 +16,7 @@ use tokio::task::JoinSet;
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Code, Status};
 
-use crate::harness::{Cri, Node, Server, patient, procfs};
+use crate::harness::{Cri, Node, Server, cni, patient, procfs, wait_until};
 
 /// What the server may have at its peak beyond what it had, built for debugging.
 const GROWTH_KIB_MAX: u64 = 600 * 1024;
@@ -264,6 +264,41 @@ async fn stop_and_status_do_not_wait_behind_pulls_and_execs() {
     pulls.shutdown().await;
     within("StopContainer", busy.stop(0)).await.expect("stopped");
     within("the end of all execs", execs.join_all()).await;
+    node.remove_all().await;
+    node.finish().await;
+}
+
+/// SVC-34: giants on the one connection that the kubelet has. Those that wait for their turn hold
+/// up nobody else on it.
+#[tokio::test]
+async fn giants_leave_room_on_their_connection() {
+    const GIANTS: usize = 12;
+    let script = "#!/bin/sh\n[ \"$CNI_COMMAND\" = ADD ] || exit 0\ntouch {folder}/reached\n\
+                  until [ -e {folder}/gone-on ]; do sleep 0.05; done\ncat >/dev/null\n\
+                  echo '{\"cniVersion\":\"1.0.0\",\"ips\":[{\"address\":\"{network}.99/24\"}]}'\n";
+    let mut list = cni::bridge();
+    list["plugins"].as_array_mut().expect("a list").push(serde_json::json!({ "type": "gate" }));
+    let node = Node::with(Server::Longshore).cni(list).plugin("gate", script).start().await;
+    let host = node.pod("host").host_network().run().await.expect("a pod");
+    let container = host.container("c").forever().run().await.expect("it runs");
+    let mut giants = JoinSet::new();
+    for number in 0..GIANTS {
+        let giant = node.pod(&format!("giant-{number}"));
+        let giant = giant.annotations([("large", "x".repeat(2 << 20))]);
+        giants.spawn(async move { giant.run().await.expect("a pod").remove().await });
+    }
+    let reached = node.place().path("reached");
+    wait_until("the first giants", async || reached.exists()).await;
+    // All of what may come of the others has come after that.
+    for _ in 0..20 {
+        within("Status", node.status(true)).await.expect("a status");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    within("StopContainer", container.stop(0)).await.expect("stopped");
+    std::fs::write(node.place().path("gone-on"), "").expect("a file");
+    for removed in giants.join_all().await {
+        removed.expect("removed");
+    }
     node.remove_all().await;
     node.finish().await;
 }
