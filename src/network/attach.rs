@@ -83,6 +83,28 @@ impl Network {
         self.0.detach(pod, self.0.limit).await
     }
 
+    /// Ends plugins that a killed server has left running for a pod: a DEL of this server is
+    /// not to overtake its ADD. The caller has none running for that pod.
+    ///
+    /// # Errors
+    /// DeadlineExceeded if one does not end.
+    pub async fn end_strays(&self, id: &str) -> Result<()> {
+        cni::stray::end_all(id).await
+    }
+
+    /// Whether ADD of a network has succeeded for the pod `id`, and DEL has not since.
+    ///
+    /// # Errors
+    /// Those of the cache.
+    pub async fn is_attached(&self, id: &str) -> Result<bool> {
+        let (cache, id) = (self.0.cache.clone(), id.to_owned());
+        let found = on_disk(Disk::Cni, move || cache.of(&id)).await?;
+        Ok(found.iter().any(|found| match found {
+            Found::Entry(entry) => entry.network_name != LOOPBACK_NAME && entry.result.is_some(),
+            Found::Broken { .. } => false,
+        }))
+    }
+
     /// Asks the plugins whether `pod`'s networks are still as they left them.
     ///
     /// # Errors

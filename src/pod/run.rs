@@ -255,11 +255,17 @@ impl Pods {
             netns: Some(path.clone()),
             config: creation.config.clone(),
         };
-        let pinned = path.clone();
-        resources.push("network namespace", move || async move { netns::remove(&pinned).await });
         {
-            let (this, network) = (self.clone(), network.clone());
-            resources.push("network", move || async move { this.network.detach(&network).await });
+            let (this, network, path) = (self.clone(), network.clone(), path.clone());
+            // One step: a plugin that is asked again later needs the namespace then.
+            resources.push("network", move || async move {
+                let detached = this.network.detach(&network).await;
+                if detached.is_err() && this.network.is_attached(&network.id).await? {
+                    return detached;
+                }
+                netns::remove(&path).await?;
+                detached
+            });
         }
         Some(network)
     }

@@ -81,7 +81,7 @@ impl Pods {
     }
 
     /// CNI DEL, then the namespace goes. A failing DEL counts only if the pod ever had a
-    /// network (SBX-42); the namespace then stays for the next attempt.
+    /// network, or a part of it (SBX-42); the namespace then stays for the next attempt.
     async fn detach(&self, pod: &Pod) -> Result<()> {
         let Some(mut network) = self.network_of(pod) else { return Ok(()) };
         if pod.status().stopped {
@@ -94,8 +94,12 @@ impl Pods {
         if !alive {
             network.netns = None; // SBX-41: DEL still frees the address
         }
+        if !pod.had_network() {
+            // It was cut off, perhaps with its server.
+            self.network.end_strays(pod.id.as_str()).await.context(|| "network")?;
+        }
         if let Err(error) = self.network.detach(&network).await {
-            if pod.had_network() {
+            if pod.had_network() || self.network.is_attached(pod.id.as_str()).await? {
                 return Err(error.context("network"));
             }
             warn!(pod = %pod.id, %error, "a network that was never complete could not be torn down");

@@ -98,17 +98,22 @@ pub fn unmount_all(target: &Path) -> Result<()> {
     Err(unknown(format!("unmount {target:?}: still a mount point after {STACK_MAX} times")))
 }
 
-/// Takes away everything that is mounted at `folder` or below it, the deepest first.
+/// Takes away everything that is mounted at `folder` or below it, the deepest first. Links in
+/// the path to it are followed: the kernel's table has none. No folder is fine.
 ///
 /// # Errors
 /// The kernel's reason.
 pub fn unmount_below(folder: &Path) -> Result<()> {
     let _step = trace::mount("unmount below", folder);
     points::before("unmount what is below a folder")?;
+    let folder = match folder.canonicalize() {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
+        other => other.context(|| format!("find {folder:?}"))?,
+    };
     let mut below: Vec<PathBuf> = mountinfo::read()?
         .into_iter()
         .map(|mount| mount.path)
-        .filter(|path| path.starts_with(folder))
+        .filter(|path| path.starts_with(&folder))
         .collect();
     below.sort_by_key(|path| std::cmp::Reverse(path.components().count()));
     let mut errors = Collected::default();

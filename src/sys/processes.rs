@@ -51,6 +51,19 @@ pub fn all() -> Vec<Process> {
     read.collect()
 }
 
+/// Those whose environment has `name` with this value. Blocks.
+#[must_use]
+pub fn with_variable(name: &str, value: &str) -> Vec<u32> {
+    let wanted = format!("{name}={value}");
+    let entries = std::fs::read_dir("/proc").into_iter().flatten().flatten();
+    let pids = entries.filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());
+    let has_it = |pid: &u32| {
+        let environment = std::fs::read(format!("/proc/{pid}/environ")).unwrap_or_default();
+        environment.split(|byte| *byte == 0).any(|variable| variable == wanted.as_bytes())
+    };
+    pids.filter(has_it).collect()
+}
+
 fn arguments(line: &[u8]) -> Vec<String> {
     let line = line.strip_suffix(b"\0").unwrap_or(line);
     if line.is_empty() {

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use longshore::proto::cri::{ContainerState, ContainerStatus, PodSandboxStatus};
 
-use crate::harness::{Cri, Node, Server, wait_for, wait_until};
+use crate::harness::{Cri, Node, Server, procfs, wait_for, wait_until};
 
 async fn node() -> Node {
     Node::with(Server::Longshore).start().await
@@ -167,7 +167,12 @@ async fn a_pod_that_was_cut_off_is_rolled_back() {
     .await;
     node.longshore().kill().await;
     running.await.expect("no panic").expect_err("the server is gone");
-    std::fs::write(node.place().path("gone-on"), "").expect("a file");
+    let plugins = || {
+        let below = node.place().text("");
+        let is_gate = |word: &String| word.starts_with(&below) && word.ends_with("/gate");
+        procfs::processes().iter().filter(|running| running.arguments.iter().any(is_gate)).count()
+    };
+    assert_eq!(plugins(), 1, "the plugin goes on");
     node.longshore().start().await;
     wait_until("the end of the cut-off pod", async || {
         let pods = node.pods().await.expect("pods");
@@ -176,6 +181,9 @@ async fn a_pod_that_was_cut_off_is_rolled_back() {
         pods.is_empty()
     })
     .await;
+    // What it took after DEL nobody would give back.
+    assert_eq!(plugins(), 0, "the plugin was ended");
+    std::fs::write(node.place().path("gone-on"), "").expect("a file");
     // The kubelet's next attempt.
     let pod = node.pod("a").run().await.expect("a pod");
     pod.remove().await.expect("removed");

@@ -16,6 +16,7 @@ pub(crate) mod config;
 pub(crate) mod invoke;
 mod quantity;
 pub(crate) mod result;
+pub(crate) mod stray;
 pub(crate) mod template;
 pub(crate) mod watch;
 

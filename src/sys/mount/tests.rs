@@ -133,8 +133,12 @@ fn everything_below_a_folder_is_unmounted_and_nothing_beside_it() {
     };
     let (upper, beside) = (place("a"), place("ab"));
     let lower = place("a/b");
-    unmount_below(&upper).expect("unmounted");
+    // The kernel's table has no links.
+    let link = root.path().join("link");
+    std::os::unix::fs::symlink(root.path(), &link).expect("a link");
+    unmount_below(&link.join("a")).expect("unmounted");
     unmount_below(&upper).expect("nothing there");
+    unmount_below(&root.path().join("none")).expect("no folder");
     let is_mounted = |path: &Path| mountinfo::read().expect("table").iter().any(|mount| mount.path == path);
     assert!(!is_mounted(&upper) && !is_mounted(&lower) && is_mounted(&beside));
     unmount_all(&beside).expect("unmounted");

@@ -64,6 +64,39 @@ async fn a_plugin_that_fails_at_the_end_keeps_the_pod() {
     node.finish().await;
 }
 
+/// SBX-42: a pod that was cut off behind ADD, and whose DEL fails at first: nothing that DEL needs
+/// goes before it.
+#[tokio::test]
+async fn what_was_attached_when_its_pod_was_cut_off_is_detached() {
+    let script = format!(
+        "#!/bin/sh\n[ -e {{folder}}/better ] || [ $CNI_COMMAND = ADD ] || {{ cat >/dev/null; \
+         echo '{{\"cniVersion\":\"0.4.0\",\"code\":11,\"msg\":\"the knot is stuck\"}}'; exit 1; }}\n{GOOD}"
+    );
+    let node = node(&script, "").await;
+    let points = node.place().path("points");
+    for order in ["fail", "kill"] {
+        std::fs::write(&points, format!("{order} 1 1 before Containers.Update")).expect("a file");
+        node.pod("a").run().await.expect_err("it is cut off");
+        std::fs::remove_file(&points).expect("it was there");
+        if order == "kill" {
+            node.longshore().kill().await;
+            node.longshore().start().await;
+        }
+        let pods = node.pods().await.expect("pods");
+        assert_eq!(pods.len(), 1, "{order}: {pods:?}");
+        let error = node.stop_pod(&pods[0].id).await.expect_err("DEL fails");
+        assert!(error.message().contains("the knot is stuck"), "{order}: {error:?}");
+        let left = node.leftovers().await;
+        assert!(left.iter().any(|left| left.starts_with("namespace pin")), "{order}: {left:?}");
+        mend(&node);
+        node.stop_pod(&pods[0].id).await.expect("stopped");
+        node.remove_pod(&pods[0].id).await.expect("removed");
+        node.assert_nothing_left(&format!("after {order}")).await;
+        std::fs::remove_file(node.place().path("better")).expect("it was there");
+    }
+    node.finish().await;
+}
+
 /// CNI-12: what is no JSON is quoted, as far as it is short.
 #[tokio::test]
 async fn a_plugin_that_prints_garbage_is_named() {
