@@ -253,6 +253,20 @@ impl Engine {
         lock(&self.shared.containers).values().filter(|container| container.is_open()).count()
     }
 
+    /// Reads as fast as it can what a container that has ended has left: whoever waits for it
+    /// gives up the rest. Does not block: a stream that has a turn sees it at its next.
+    pub(super) fn lift_rate(&self, id: &str) {
+        let Some(container) = self.shared.container(id).filter(|container| container.output.set_rate(0))
+        else {
+            return;
+        };
+        for source in &container.sources {
+            if let Ok(state) = source.state.try_lock() {
+                self.shared.arm(source, &state);
+            }
+        }
+    }
+
     /// An eventfd that becomes readable when a container has drained, and when one has
     /// lost output for the first time.
     pub(super) fn changed(&self) -> BorrowedFd<'_> {

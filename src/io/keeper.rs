@@ -315,6 +315,7 @@ impl Keeper {
             Request::Totals => self.answer(connection, seq, to_value(&COUNTED.totals())),
             Request::WaitDrained { id, limit_ms } => {
                 let limit = Duration::from_millis(limit_ms).min(WAIT_LIMIT);
+                self.engine.lift_rate(&id);
                 self.waits.push(Wait { connection, seq, id, until: Instant::now() + limit });
             }
             Request::Add { io } => {
