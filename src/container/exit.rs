@@ -21,8 +21,9 @@ use crate::trace;
 
 /// How long the search for an OOM kill may take.
 const OOM_LIMIT: Duration = Duration::from_secs(2);
-/// How long deleting a task may take before the exit is shown anyway.
-const DELETE_LIMIT: Duration = Duration::from_secs(10);
+/// How long deleting a task may take before the exit is shown anyway: more than the 10 s for
+/// which shims since containerd 2.2 wait for output that a child holds.
+const DELETE_LIMIT: Duration = Duration::from_secs(20);
 /// Exit code of a process that got SIGKILL.
 const KILLED: u32 = 137;
 const SIGKILL: u32 = 9;
@@ -53,12 +54,13 @@ impl Containers {
         });
     }
 
-    /// Remembers that the kernel killed in the container's cgroup for memory (CTR-22).
+    /// Remembers that the kernel killed in the container's cgroup for memory (CTR-22). The event
+    /// may come after the end, when the cgroup could no longer be asked.
     pub async fn out_of_memory(&self, container: &Container) {
         info!(container = %container.id, "the kernel killed for memory");
         let marked = container
             .change(|status| {
-                if status.finished_at == 0 {
+                if status.finished_at == 0 || status.reason.is_empty() {
                     "OOMKilled".clone_into(&mut status.reason);
                 }
                 Ok(())
@@ -77,50 +79,39 @@ impl Containers {
         // A start that is under way records itself first.
         let _ = status.wait_for(|status| !status.starting).await;
         let before = container.status();
-        if before.finished_at != 0 {
+        // One that never ran has no end: its task was made and discarded (REC-09).
+        if before.finished_at != 0 || before.state() == ContainerState::ContainerCreated {
             return self.discard_task(container.id.as_str()).await;
         }
         // The event of an OOM kill may be late; SIGKILL from here needs no other reason.
         let is_unexplained = exit.code == KILLED && before.reason.is_empty() && !container.is_kill_sent();
         let oom = is_unexplained && self.was_oom_killed(container).await;
-        let drain_limit = Duration::from_secs(self.config.file.container.exit_drain_timeout_s);
-        let drained = async {
-            match self.keeper.drained(container.id.as_str(), drain_limit).await {
-                Ok(true) => {}
-                Ok(false) => {
-                    warn!(container = %container.id, "output was still open at the end of the drain limit")
-                }
-                Err(error) => warn!(container = %container.id, %error, "the output was not drained"),
-            }
-        };
         // First the file: once the task is gone nobody else knows the code.
         let reason = if oom { "OOMKilled" } else { "" };
         let stored = container.store_end(exit, reason).await;
-        let deleted = self.delete_exited(container);
-        tokio::pin!(deleted);
-        // With a pid namespace of its own every process of the container is dead by now;
-        // else the rest dies with the task's deletion (CTR-39), which is waited for.
-        let result = if owns_pid_namespace(container) {
-            let mut early = None;
-            tokio::select! {
-                result = &mut deleted => early = Some(result),
-                () = drained => {}
+        // All of the container's processes are dead: those of a pid namespace with its first,
+        // the others by the shim before it told of the end (CTR-39). What they have written is
+        // waited for before the deletion, since a shim that is asked to delete gives up what it
+        // has not passed on within 2 s.
+        let drain_limit = Duration::from_secs(self.config.file.container.exit_drain_timeout_s);
+        match self.keeper.drained(container.id.as_str(), drain_limit).await {
+            Ok(true) => {}
+            Ok(false) => {
+                warn!(container = %container.id, "output was still open at the end of the drain limit")
             }
-            if early.is_some() {
-                self.keeper.drained(container.id.as_str(), drain_limit).await.ok();
-            }
+            Err(error) => warn!(container = %container.id, %error, "the output was not drained"),
+        }
+        let deleted = if owns_pid_namespace(container) {
             self.show_end(container, exit, reason, stored).await;
-            match early {
-                Some(result) => result,
-                None => deleted.await,
-            }
+            self.delete_exited(container).await
         } else {
-            let (result, ()) = tokio::join!(deleted, drained);
+            // Whom the shim could not kill dies with the deletion, and is waited for.
+            let deleted = self.delete_exited(container).await;
             self.show_end(container, exit, reason, stored).await;
-            result
+            deleted
         };
         self.close_output(container).await;
-        result
+        deleted
     }
 
     async fn show_end(&self, container: &Container, exit: Exit, reason: &str, stored: Option<Status>) {
@@ -164,6 +155,16 @@ impl Containers {
         if let Err(error) = remove_folder(&fifos).await {
             warn!(container = %container.id, %error, "the FIFOs could not be removed");
         }
+    }
+
+    /// Kills and deletes the task that a failed start could not delete.
+    ///
+    /// # Errors
+    /// As [`Containers::discard_task`].
+    pub(crate) async fn discard_left_task(&self, container: &Container) -> Result<()> {
+        self.discard_task(container.id.as_str()).await?;
+        container.mark_left_task(false);
+        Ok(())
     }
 
     /// Kills and deletes whatever task there is under `id`; none is fine.

@@ -6,7 +6,7 @@ use tracing::info;
 
 use super::Containers;
 use super::files::remove_folder;
-use crate::error::{Result, precondition};
+use crate::error::{Error, Result, precondition};
 use crate::flow;
 use crate::proto::cri::PodSandboxConfig;
 use crate::spec::resources::cgroups_path;
@@ -27,7 +27,7 @@ impl Containers {
             other => other?,
         };
         if container.status().starting {
-            return Err(precondition(format!("container {} is being started", container.id)));
+            return Err(is_starting(&container));
         }
         let this = self.clone();
         self.flow.detach(async move { this.remove_container(&container).await }).await
@@ -39,7 +39,11 @@ impl Containers {
         if self.store.container(container.id.as_str()).is_err() {
             return Ok(()); // another call was faster
         }
+        // A start that has marked itself waits for the operation that is held here.
         container.mark(|status| {
+            if status.starting {
+                return Err(is_starting(container));
+            }
             status.removing = true;
             Ok(())
         })?;
@@ -106,4 +110,8 @@ impl Containers {
             Err(error) => Err(error),
         }
     }
+}
+
+fn is_starting(container: &Container) -> Error {
+    precondition(format!("container {} is being started", container.id))
 }

@@ -165,6 +165,7 @@ impl Containers {
     async fn undo_start(&self, container: &Container) {
         if let Err(error) = self.discard_task(container.id.as_str()).await {
             warn!(container = %container.id, %error, "the task of a failed start could not be deleted");
+            container.mark_left_task(true);
         }
         self.close_output(container).await;
     }

@@ -52,6 +52,10 @@ impl Containers {
         let started = status.wait_for(|status| !status.starting);
         let _ = trace::wait("the start that is under way", started).await;
         match container.state() {
+            // Whoever is told that it has stopped takes down its volumes and its network.
+            ContainerState::ContainerExited if container.has_left_task() => {
+                return self.discard_left_task(container).await;
+            }
             ContainerState::ContainerCreated | ContainerState::ContainerExited => return Ok(()),
             ContainerState::ContainerRunning | ContainerState::ContainerUnknown => {}
         }

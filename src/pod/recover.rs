@@ -31,8 +31,6 @@ use crate::state::record::{self, CREATING_LABEL, LEASE_LABEL};
 use crate::state::{Container, Pod, checkpoint, pod};
 use crate::trace;
 
-const SIGKILL: u32 = 9;
-
 /// How long containerd may take to give up the calls of a server that was killed.
 const SETTLE_PAUSE: Duration = Duration::from_secs(1);
 
@@ -41,6 +39,8 @@ struct Loaded<'a> {
     container: Arc<Container>,
     /// The state by its status file, and by its task where that has got further.
     state: ContainerState,
+    /// Only the task knows that it was started.
+    is_news: bool,
     task: Option<&'a Process>,
     held: Held,
 }
@@ -232,28 +232,27 @@ impl Pods {
             (ContainerState::ContainerExited, None) => Step::Stopped,
             _ => Step::Started,
         };
-        let running = task.filter(|task| may_run(task));
-        if let Some(task) = running.filter(|task| task.status != ProcessStatus::Unknown)
-            && status.state() == ContainerState::ContainerCreated
-        {
-            // A crash between the start and its record (REC-08).
-            status.pid = task.pid;
-            status.started_at = started_at(task.pid);
-        }
+        let is_news = status.state() == ContainerState::ContainerCreated && note_start(&mut status, task);
         let state = status.state();
         let container = Container::new(metadata, status, dir, user_of(&record.spec)).with_extra(extra);
         let container = Arc::new(container);
         container.told.known(known);
         self.containers.store.add_container(container.clone());
-        Some(Loaded { container, state, task, held })
+        Some(Loaded { container, state, is_news, task, held })
     }
 
     /// Puts right what the last server left: opens the output of what runs, records what has
     /// ended.
-    async fn settle(&self, Loaded { container, state, task, held }: Loaded<'_>) {
+    async fn settle(&self, Loaded { container, state, is_news, task, held }: Loaded<'_>) {
+        if is_news && let Err(error) = container.change(|_| Ok(())).await {
+            warn!(container = %container.id, %error, "the start of a container could not be stored");
+        }
         match (state, task) {
             (ContainerState::ContainerRunning, Some(task)) if task.status == ProcessStatus::Unknown => {
                 tokio::spawn(self.clone().settle_container(container, held));
+            }
+            (ContainerState::ContainerCreated, Some(task)) if task.status == ProcessStatus::Unknown => {
+                tokio::spawn(self.clone().settle_created(container, held));
             }
             (ContainerState::ContainerRunning, task) => self.take_up(container, task, held).await,
             (_, Some(task)) if task.status == ProcessStatus::Unknown => {
@@ -324,20 +323,19 @@ impl Pods {
         }
     }
 
-    async fn remove_exec_folder(&self, container: &Container, folder: &Path, execs: HashMap<String, Fifos>) {
-        let (id, containerd) = (container.id.as_str(), &self.containers.containerd);
+    async fn remove_exec_folder(
+        &self,
+        container: &Arc<Container>,
+        folder: &Path,
+        execs: HashMap<String, Fifos>,
+    ) {
+        let mut are_gone = true;
         for (exec_id, fifos) in execs {
-            if !self.containers.outlast_session(container, &exec_id, &fifos).await
-                && containerd.kill(id, &exec_id, SIGKILL, false).await.is_ok()
-            {
-                let _ = tokio::time::timeout(Duration::from_secs(10), containerd.wait(id, &exec_id)).await;
-            }
-            if let Err(error) = containerd.delete_exec(id, &exec_id).await {
-                warn!(container = id, %error, "an exec of the last server was not deleted");
-            }
+            self.containers.outlast_session(container, &exec_id, &fifos).await;
+            are_gone &= self.containers.end_exec(container, &exec_id, &fifos).await;
         }
-        if let Err(error) = remove_folder(folder).await {
-            warn!(container = id, %error, "the FIFOs of an exec were not removed");
+        if are_gone && let Err(error) = remove_folder(folder).await {
+            warn!(container = %container.id, %error, "the FIFOs of an exec were not removed");
         }
     }
 
@@ -458,6 +456,24 @@ impl Pods {
 pub(super) fn names_in(folder: &Path) -> Vec<String> {
     let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
     entries.filter_map(|entry| entry.file_name().into_string().ok()).collect()
+}
+
+/// Notes that a container was started, if its task says so: the server ended between the start
+/// and its record (REC-08). Of a process that has ended the start is not known: it is given the
+/// time of its end.
+pub(super) fn note_start(status: &mut Status, task: Option<&Process>) -> bool {
+    let Some(task) = task else { return false };
+    match task.status {
+        ProcessStatus::Unknown | ProcessStatus::Created => return false,
+        ProcessStatus::Stopped => {
+            status.started_at = if task.exit.at > 0 { task.exit.at } else { now() };
+        }
+        _ => {
+            status.pid = task.pid;
+            status.started_at = started_at(task.pid);
+        }
+    }
+    true
 }
 
 /// When a process started, as its /proc entry has it; now if it is gone.

@@ -18,11 +18,12 @@ use futures_util::future::join_all;
 use tracing::{info, warn};
 
 use super::Pods;
-use super::recover::names_in;
+use super::recover::{names_in, note_start};
 use crate::containerd::{ContainerRecord, Process, ProcessStatus};
 use crate::error::Result;
 use crate::flow;
 use crate::io::fifo::Fifos;
+use crate::proto::cri::ContainerState;
 use crate::state::{Container, Pod};
 
 /// How often a task whose shim has not answered is asked for before the server serves.
@@ -101,6 +102,29 @@ impl Pods {
     pub(super) async fn settle_container(self, container: Arc<Container>, held: Held) {
         let task = self.settled(container.id.as_str()).await;
         self.take_up(container, task.as_ref(), held).await;
+    }
+
+    /// The same for one whose start may have been cut off (REC-08, REC-09).
+    pub(super) async fn settle_created(self, container: Arc<Container>, held: Held) {
+        let task = self.settled(container.id.as_str()).await;
+        let noted = container.change(|status| {
+            let is_created = status.state() == ContainerState::ContainerCreated && !status.starting;
+            Ok(is_created && note_start(status, task.as_ref()))
+        });
+        match noted.await {
+            Ok(true) => {
+                self.containers.tell(&container);
+                self.take_up(container, task.as_ref(), held).await;
+            }
+            Ok(false) => {
+                if let Err(error) = self.discard_idle_task(container.id.as_str()).await {
+                    warn!(container = %container.id, %error, "a left-over task was not deleted");
+                }
+            }
+            Err(error) => {
+                warn!(container = %container.id, %error, "the start of a container could not be stored");
+            }
+        }
     }
 
     /// A task, once its shim has answered; `None` if there is none any more.

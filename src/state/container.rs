@@ -143,8 +143,9 @@ pub struct Container {
     /// changes it, and probes ask every few seconds (EXE-06).
     pub process: OnceLock<Box<[u8]>>,
     status: watch::Sender<Status>,
-    /// Serialises changes: compute, write, publish.
-    changing: Mutex<()>,
+    /// Serialises changes: compute, write, publish. It has the end that is stored but not shown
+    /// yet: whatever is written meanwhile must not take it from the file.
+    changing: Mutex<Option<(Exit, String)>>,
     dir: PathBuf,
     /// What the file had that we do not know.
     extra: serde_json::Map<String, serde_json::Value>,
@@ -154,6 +155,8 @@ pub struct Container {
     kill_sent: AtomicBool,
     /// Whether a status is shown that the file does not have.
     is_unsaved: AtomicBool,
+    /// Whether a failed start could not be undone: the process may run.
+    has_left_task: AtomicBool,
 }
 
 impl Container {
@@ -175,6 +178,7 @@ impl Container {
             stop_sent: AtomicBool::new(false),
             kill_sent: AtomicBool::new(false),
             is_unsaved: AtomicBool::new(false),
+            has_left_task: AtomicBool::new(false),
         }
     }
 
@@ -235,6 +239,16 @@ impl Container {
         self.kill_sent.store(true, Ordering::Relaxed);
     }
 
+    /// Marks whether a failed start has left a task that could not be deleted.
+    pub fn mark_left_task(&self, left: bool) {
+        self.has_left_task.store(left, Ordering::Relaxed);
+    }
+
+    /// Whether a process may run although the container is not shown as running.
+    pub fn has_left_task(&self) -> bool {
+        self.has_left_task.load(Ordering::Relaxed)
+    }
+
     /// Whether it was sent SIGKILL from here.
     pub fn is_kill_sent(&self) -> bool {
         self.kill_sent.load(Ordering::Relaxed)
@@ -245,10 +259,11 @@ impl Container {
     /// # Errors
     /// Those of `change` and of the file; nothing is published then.
     pub async fn change<T>(&self, change: impl FnOnce(&mut Status) -> Result<T>) -> Result<T> {
-        let _changing = self.changing.lock().await;
+        let end = self.changing.lock().await;
         let mut status = self.status();
         let value = change(&mut status)?;
-        self.save(&status).await?;
+        let ended = end.as_ref().and_then(|(exit, reason)| ended_by(&status, *exit, reason));
+        self.save(ended.as_ref().unwrap_or(&status)).await?;
         self.status.send_replace(status);
         Ok(value)
     }
@@ -270,10 +285,13 @@ impl Container {
     /// a server that is killed in between finds it. `exit` must have its time. Gives what
     /// was stored, for [`Container::end`].
     pub async fn store_end(&self, exit: Exit, reason: &str) -> Option<Status> {
-        let _changing = self.changing.lock().await;
-        let status = self.ended_by(exit, reason)?;
+        let mut end = self.changing.lock().await;
+        let status = ended_by(&self.status(), exit, reason)?;
         match self.save(&status).await {
-            Ok(()) => Some(status),
+            Ok(()) => {
+                *end = Some((exit, reason.to_owned()));
+                Some(status)
+            }
             Err(error) => {
                 error!(container = %self.id, %error, "the exit could not be stored");
                 None
@@ -284,30 +302,15 @@ impl Container {
     /// Records the end. The first one counts (CTR-44). It is published even when the file
     /// cannot be written, since somebody may wait for it; the log then says so.
     pub async fn end(&self, exit: Exit, reason: &str, stored: Option<Status>) {
-        let _changing = self.changing.lock().await;
-        let Some(status) = self.ended_by(exit, reason) else { return };
+        let mut end = self.changing.lock().await;
+        let Some(status) = ended_by(&self.status(), exit, reason) else { return };
         if stored.as_ref() != Some(&status)
             && let Err(error) = self.save(&status).await
         {
             error!(container = %self.id, %error, "the exit could not be stored");
         }
+        *end = None;
         self.status.send_replace(status);
-    }
-
-    /// The status after `exit`; none if there was an end before.
-    fn ended_by(&self, exit: Exit, reason: &str) -> Option<Status> {
-        let mut status = self.status();
-        if status.finished_at != 0 {
-            return None;
-        }
-        status.finished_at = if exit.at > 0 { exit.at.max(status.started_at) } else { now() };
-        status.exit_code = i32::try_from(exit.code).unwrap_or(UNKNOWN_CODE);
-        status.pid = 0;
-        status.unknown = false;
-        if !reason.is_empty() {
-            reason.clone_into(&mut status.reason);
-        }
-        Some(status)
     }
 
     async fn save(&self, status: &Status) -> Result<()> {
@@ -345,6 +348,22 @@ impl Container {
             status.state_name()
         )))
     }
+}
+
+/// A status after `exit`; none if it had an end before.
+fn ended_by(before: &Status, exit: Exit, reason: &str) -> Option<Status> {
+    if before.finished_at != 0 {
+        return None;
+    }
+    let mut status = before.clone();
+    status.finished_at = if exit.at > 0 { exit.at.max(status.started_at) } else { now() };
+    status.exit_code = i32::try_from(exit.code).unwrap_or(UNKNOWN_CODE);
+    status.pid = 0;
+    status.unknown = false;
+    if !reason.is_empty() {
+        reason.clone_into(&mut status.reason);
+    }
+    Some(status)
 }
 
 /// Nanoseconds since the epoch.
@@ -404,6 +423,26 @@ mod tests {
         assert_eq!(container.state(), ContainerState::ContainerCreated);
         container.end(Exit { code: 1, at: 2 }, "", None).await;
         assert_eq!(container.status().shown_reason(), "Error");
+    }
+
+    /// What changes between the end and its showing is stored with the end.
+    #[tokio::test]
+    async fn a_stored_end_stays_in_the_file() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let container = container(dir.path());
+        let file = || Status::from(checkpoint::read(dir.path()).expect("stored"));
+        let exit = Exit { code: 137, at: 3 };
+        let stored = container.store_end(exit, "").await;
+        assert_eq!((container.state(), file().exit_code), (ContainerState::ContainerCreated, 137));
+        let late = |status: &mut Status| {
+            "OOMKilled".clone_into(&mut status.reason);
+            Ok(())
+        };
+        container.change(late).await.expect("stored");
+        assert_eq!(container.state(), ContainerState::ContainerCreated);
+        assert_eq!((file().exit_code, file().finished_at, file().reason.as_str()), (137, 3, "OOMKilled"));
+        container.end(exit, "", stored).await;
+        assert_eq!((file(), container.status().shown_reason()), (container.status(), "OOMKilled".into()));
     }
 
     #[tokio::test]

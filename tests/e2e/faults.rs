@@ -9,6 +9,7 @@ mod hung_disk;
 mod limits;
 mod network;
 mod processes;
+mod start;
 
 use std::time::Duration;
 

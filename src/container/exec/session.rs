@@ -32,8 +32,7 @@ use super::START_LIMIT;
 use crate::container::Containers;
 use crate::container::terminal::Sizes;
 use crate::containerd::{ExecRequest as NewExec, Exit, ProcessStatus};
-use crate::error::{Kind, Result, canceled, invalid, precondition, unavailable};
-use crate::flow;
+use crate::error::{Result, canceled, invalid, unavailable};
 use crate::ids::random_hex;
 use crate::io::fifo::{Fifos, Wanted};
 use crate::io::pipe::{InputPipe, OutputPipe, ProcessEnd};
@@ -44,8 +43,6 @@ use crate::state::Container;
 /// Exec ids of sessions begin with this: a later server tells them from those of ExecSync,
 /// whose callers have died with the one that started them.
 const ID_PREFIX: &str = "session-";
-/// How often the end of a process is asked for again while containerd is away.
-const WAIT_PAUSE: Duration = Duration::from_secs(1);
 
 impl Containers {
     /// Whether a request to exec can be met (EXE-12). The same is asked again when
@@ -133,7 +130,7 @@ impl Containers {
         if let Ok(code) = code {
             let _ = tell.send(code);
         }
-        exec.clean_up().await;
+        self.end_exec(container, &exec_id, &fifos).await;
         code
     }
 
@@ -166,7 +163,7 @@ impl Containers {
             };
         let process = async {
             exec.close_stdin().await;
-            let ended = exec.ended().await;
+            let ended = self.exec_ended(container, exec_id).await;
             end.tell();
             ended.is_ok()
         };
@@ -219,7 +216,7 @@ impl Exec<'_> {
             let end = ProcessEnd::new(self.containers.exec_drain_limit());
             // Asked for before the start: the end of a short process is known with it.
             let mut process = pin!(maybe_done(async {
-                let ended = self.ended().await;
+                let ended = self.containers.exec_ended(self.container, self.exec_id).await;
                 end.tell();
                 ended
             }));
@@ -309,37 +306,6 @@ impl Exec<'_> {
         let id = self.container.id.as_str();
         if let Err(error) = self.containers.containerd.close_stdin(id, self.exec_id).await {
             debug!(container = id, exec = self.exec_id, %error, "the input of an exec was not closed");
-        }
-    }
-
-    /// The end of the process, however long it takes and however often containerd is
-    /// restarted meanwhile.
-    async fn ended(&self) -> Result<Exit> {
-        let id = self.container.id.as_str();
-        loop {
-            match self.containers.containerd.wait(id, self.exec_id).await {
-                Err(error) if error.kind() == Kind::Unavailable => {
-                    tokio::select! {
-                        () = tokio::time::sleep(WAIT_PAUSE) => {}
-                        () = self.container.ended() => return Err(precondition("the container has ended")),
-                    }
-                }
-                // With the container everything of it goes.
-                Err(error) if error.is_not_found() => return Err(error.with_kind(Kind::Unknown)),
-                other => return other,
-            }
-        }
-    }
-
-    /// Removes what was made for the process.
-    async fn clean_up(&self) {
-        let id = self.container.id.as_str();
-        if let Err(error) = self.containers.containerd.delete_exec(id, self.exec_id).await {
-            warn!(container = id, exec = self.exec_id, %error, "an exec process could not be deleted");
-        }
-        let fifos = self.fifos.clone();
-        if let Err(error) = flow::blocking(move || fifos.remove()).await {
-            warn!(container = id, %error, "the FIFOs of an exec could not be removed");
         }
     }
 }

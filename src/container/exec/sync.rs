@@ -7,10 +7,10 @@ use tokio::sync::oneshot;
 use tracing::warn;
 
 use super::START_LIMIT;
+use super::ending::is_unanswered;
 use crate::container::Containers;
 use crate::containerd::{ExecRequest, Exit};
 use crate::error::{Context, Result, canceled, deadline, invalid, unavailable};
-use crate::flow;
 use crate::ids::random_hex;
 use crate::io::capture::{Capture, Output};
 use crate::io::fifo::{Fifos, Wanted};
@@ -19,9 +19,6 @@ use crate::spec;
 use crate::spec::oci::Process;
 use crate::state::Container;
 
-/// How long a killed process may take to be reaped.
-const REAP_LIMIT: Duration = Duration::from_secs(30);
-const SIGKILL: u32 = 9;
 /// Room for exit code and framing in an answer of at most 16 MiB (EXE-03).
 const ANSWER_BYTES_MAX: usize = (16 << 20) - 4096;
 
@@ -61,13 +58,7 @@ impl Containers {
         let fifos = self.make_fifos(container.id.as_str(), &exec_id, wanted).await?;
         let exec = Exec { containers: self, container, exec_id: &exec_id, fifos: &fifos };
         let result = exec.run(command, limit, gone).await;
-        let removed = {
-            let fifos = fifos.clone();
-            flow::blocking(move || fifos.remove()).await
-        };
-        if let Err(error) = removed {
-            warn!(container = %container.id, %error, "the FIFOs of an exec could not be removed");
-        }
+        self.end_exec(container, &exec_id, &fifos).await;
         result.map_err(|error| error.context(format!("exec in container {}", container.id)))
     }
 
@@ -135,16 +126,9 @@ impl Exec<'_> {
             () = containers.flow.stopping() => return Err(unavailable("the server is stopping")),
         };
         containers.containerd.create_exec(request).await?;
-        let started = containers.containerd.start_process(id, self.exec_id, START_LIMIT).await;
+        containers.containerd.start_process(id, self.exec_id, START_LIMIT).await?;
         drop(place);
-        let ended = match started {
-            Ok(_) => self.end(capture, limit, gone).await,
-            Err(error) => Err(error),
-        };
-        if let Err(error) = containers.containerd.delete_exec(id, self.exec_id).await {
-            warn!(container = id, exec = self.exec_id, %error, "an exec process could not be deleted");
-        }
-        ended
+        self.end(capture, limit, gone).await
     }
 
     /// Waits for the end of the process and of its output, or makes one.
@@ -154,10 +138,9 @@ impl Exec<'_> {
         limit: Option<Duration>,
         gone: oneshot::Receiver<()>,
     ) -> Result<ExecSyncResponse> {
-        let containerd = &self.containers.containerd;
         let process = async {
             tokio::select! {
-                ended = containerd.wait(self.container.id.as_str(), self.exec_id) => ended.map(Some),
+                ended = self.containers.exec_ended(self.container, self.exec_id) => ended.map(Some),
                 () = expire(limit) => Ok(None),
                 _ = gone => Ok(None),
             }
@@ -186,28 +169,18 @@ impl Exec<'_> {
                 Ok(answer(exit, output))
             }
             None => {
-                self.kill().await?;
+                match self.containers.kill_exec(self.container.id.as_str(), self.exec_id).await {
+                    // It is killed once containerd answers.
+                    Err(error) if is_unanswered(&error) => {
+                        warn!(container = %self.container.id, %error, "a process could not be killed yet");
+                    }
+                    killed => killed?,
+                }
                 Err(match limit {
                     Some(limit) => deadline(format!("the command did not end within {} s", limit.as_secs())),
                     None => canceled("the client went away"),
                 })
             }
-        }
-    }
-
-    /// SIGKILL, and waits until the process is reaped (EXE-09).
-    async fn kill(&self) -> Result<()> {
-        let (containerd, id) = (&self.containers.containerd, self.container.id.as_str());
-        match containerd.kill(id, self.exec_id, SIGKILL, false).await {
-            Err(error) if !error.is_not_found() && !error.message().contains("process already finished") => {
-                return Err(error);
-            }
-            _ => {}
-        }
-        match tokio::time::timeout(REAP_LIMIT, containerd.wait(id, self.exec_id)).await {
-            Ok(Err(error)) if !error.is_not_found() => Err(error),
-            Ok(_) => Ok(()),
-            Err(_) => Err(deadline("the process did not end after SIGKILL")),
         }
     }
 }

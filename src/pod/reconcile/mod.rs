@@ -149,7 +149,8 @@ impl Pods {
         Ok(found)
     }
 
-    /// Compares every running pod and container with containerd's tasks (REC-18).
+    /// Compares every pod and container with containerd's tasks (REC-18): ends that were missed
+    /// are taken up, and what a start that failed with containerd has left running is ended.
     pub(super) async fn compare_all(&self) -> Result<()> {
         self.containers.images.load().await?;
         self.containers.remove_failed().await;
@@ -158,6 +159,22 @@ impl Pods {
         let tasks = self.containers.containerd.list_tasks().await?;
         let task = |id: &str| tasks.iter().find(|task| task.container_id == id).map(|task| task.status);
         self.take_up_ends(&tables, task).await?;
+        for container in tables.containers.iter().filter(|container| is_idle(container)) {
+            if task(container.id.as_str()).is_none() {
+                continue;
+            }
+            // The shim may be slow: the others are not to wait.
+            let (this, container) = (self.clone(), container.clone());
+            tokio::spawn(async move {
+                match this.discard_idle_task(container.id.as_str()).await {
+                    Ok(true) => METERS.repaired("ended-task"),
+                    Ok(false) => {}
+                    Err(error) => {
+                        warn!(container = %container.id, %error, "a left-over task was not deleted")
+                    }
+                }
+            });
+        }
         info!("compared with containerd's tasks");
         Ok(())
     }

@@ -191,15 +191,16 @@ impl Pods {
         parts.containerd.end_lost_shim(id).await.map(|()| true)
     }
 
-    /// Deletes the task of a pod or container that does not run.
-    async fn discard_idle_task(&self, id: &str) -> Result<bool> {
+    /// Deletes the task of a pod or container that does not run; false if it does, or a call is
+    /// busy with it.
+    pub(in crate::pod) async fn discard_idle_task(&self, id: &str) -> Result<bool> {
         let parts = &self.containers;
         if let Ok(container) = parts.store.container(id) {
             let Ok(_operation) = container.operation.try_lock() else { return Ok(false) };
             if !is_idle(&container) {
                 return Ok(false);
             }
-            parts.discard_task(id).await?;
+            parts.discard_left_task(&container).await?;
             parts.close_output(&container).await;
             return Ok(true);
         }

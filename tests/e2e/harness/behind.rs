@@ -10,7 +10,7 @@ use containerd_client::services::v1::snapshots::{
 use containerd_client::services::v1::tasks_client::TasksClient;
 use containerd_client::services::v1::{
     Container as Record, CreateContainerRequest, CreateRequest, DeleteContainerRequest, DeleteImageRequest,
-    DeleteRequest, GetContainerRequest, KillRequest, ListImagesRequest, ListRequest, WaitRequest,
+    DeleteRequest, GetContainerRequest, GetRequest, KillRequest, ListImagesRequest, ListRequest, WaitRequest,
 };
 use tonic::{Code, Request};
 
@@ -63,6 +63,15 @@ impl Behind<'_> {
         let wait = WaitRequest { container_id: id.to_owned(), ..Default::default() };
         // The server may be faster; then there is nothing to be waited for.
         let _ = tasks.wait(within(wait)).await;
+    }
+
+    /// Whether there is a task of `id`.
+    pub(crate) async fn has_task(&self, id: &str) -> bool {
+        let get = GetRequest { container_id: id.to_owned(), ..Default::default() };
+        match TasksClient::new(self.0.channel()).get(within(get)).await {
+            Err(status) if status.code() == Code::NotFound => false,
+            answer => answer.map(|_| true).expect("an answer"),
+        }
     }
 
     /// Makes a lease with a label.
