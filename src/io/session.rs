@@ -11,7 +11,7 @@ use bytes::Bytes;
 use tokio::io::{AsyncWrite, AsyncWriteExt};
 use tokio::sync::mpsc;
 use tokio::sync::mpsc::error::TrySendError;
-use tokio_util::sync::CancellationToken;
+use tokio_util::sync::{CancellationToken, DropGuard};
 
 /// Pieces that wait in a queue between transport and domain.
 const QUEUE_LEN: usize = 16;
@@ -50,11 +50,11 @@ pub struct Feed(mpsc::Sender<Bytes>);
 
 /// A stream to the client. Dropping it is the end of the stream (half-close).
 #[derive(Debug)]
-pub struct Outgoing(mpsc::Sender<Bytes>);
+pub struct Outgoing(mpsc::Sender<Bytes>, CancellationToken);
 
-/// Where a transport takes what its client shall get.
+/// Where a transport takes what its client shall get. It is dropped behind the last piece.
 #[derive(Debug)]
-pub struct Drain(mpsc::Receiver<Bytes>);
+pub struct Drain(mpsc::Receiver<Bytes>, #[allow(dead_code)] DropGuard);
 
 /// The other side of a stream has gone.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -82,7 +82,8 @@ pub fn incoming() -> (Feed, Incoming) {
 #[must_use]
 pub fn outgoing() -> (Outgoing, Drain) {
     let (sender, receiver) = mpsc::channel(QUEUE_LEN);
-    (Outgoing(sender), Drain(receiver))
+    let written = CancellationToken::new();
+    (Outgoing(sender, written.clone()), Drain(receiver, written.drop_guard()))
 }
 
 impl Incoming {
@@ -163,6 +164,13 @@ impl Outgoing {
     /// Completes when the client does not take the stream any more.
     pub async fn closed(&self) {
         self.0.closed().await;
+    }
+
+    /// Cancelled when the stream has ended, and the transport has put all of it before whatever
+    /// it is given from then on; or when the client does not take it any more.
+    #[must_use]
+    pub fn written(&self) -> CancellationToken {
+        self.1.clone()
     }
 }
 

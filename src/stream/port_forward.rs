@@ -4,9 +4,13 @@
 //! error text, with the same `requestid`. Any number of pairs live and end side by side.
 
 use std::collections::HashMap;
+use std::io::ErrorKind;
+use std::pin::pin;
+use std::sync::OnceLock;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
+use futures_util::future::maybe_done;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::task::JoinSet;
@@ -29,6 +33,13 @@ const BUFFER_BYTES: usize = 256 << 10;
 const ROOM_BYTES: usize = 64 << 10;
 /// How long the data of one pair may keep those of others waiting.
 const STUCK_LIMIT: Duration = Duration::from_secs(30);
+/// How long a pod may be silent once its client has ended its direction.
+const SILENCE_LIMIT: Duration = Duration::from_secs(60);
+/// How long it may go on talking then: a client that has gone altogether often says no more than
+/// one that has only ended its direction.
+const ANSWER_LIMIT: Duration = Duration::from_secs(600);
+/// How long a client may go on once the pod has ended its direction, as in containerd's plugin.
+const LAST_WORDS_LIMIT: Duration = Duration::from_secs(1);
 /// Streams of a client that wait for their other half; a further one is refused. Those that
 /// the client has ended count, too, until their time is over.
 const HALVES_MAX: usize = 1000;
@@ -222,15 +233,28 @@ async fn forward(pods: &Pods, pod: &str, data: Half, error: Half) {
     }
 }
 
-/// Copies in both directions; either may end first.
+/// Copies in both directions; either may end first (STM-33). Once the pod has said its last, the
+/// client has a moment for what it was sending: it cannot know of that end before the pair's.
+/// Once the client has said its last, the pod may go on as long as it has something to say.
 async fn copy(socket: TcpStream, mut incoming: Incoming, outgoing: Outgoing) -> Result<()> {
     let (mut from_pod, mut to_pod) = socket.into_split();
+    let (client_has_ended, answer_end) = (CancellationToken::new(), OnceLock::new());
     let up = async {
-        loop {
+        let sent = loop {
             match incoming.next_all().await {
-                pieces if pieces.is_empty() => return to_pod.shutdown().await,
-                pieces => session::write_pieces(&mut to_pod, &pieces).await?,
+                pieces if pieces.is_empty() => break to_pod.shutdown().await,
+                pieces => {
+                    if let Err(error) = session::write_pieces(&mut to_pod, &pieces).await {
+                        break Err(error);
+                    }
+                }
             }
+        };
+        client_has_ended.cancel();
+        // A pod that does not read any more may still have something to say.
+        match sent {
+            Err(error) if matches!(error.kind(), ErrorKind::BrokenPipe | ErrorKind::NotConnected) => Ok(()),
+            other => other,
         }
     };
     let down = async {
@@ -239,22 +263,33 @@ async fn copy(socket: TcpStream, mut incoming: Incoming, outgoing: Outgoing) -> 
             if buffer.capacity() - buffer.len() < ROOM_BYTES {
                 buffer.reserve(BUFFER_BYTES);
             }
-            if from_pod.read_buf(&mut buffer).await? == 0
-                || outgoing.send(buffer.split().freeze()).await.is_err()
-            {
+            let late = async {
+                client_has_ended.cancelled().await;
+                let end = *answer_end.get_or_init(|| Instant::now() + ANSWER_LIMIT);
+                tokio::time::sleep_until(end.min(Instant::now() + SILENCE_LIMIT)).await;
+            };
+            let read = tokio::select! {
+                read = from_pod.read_buf(&mut buffer) => read?,
+                () = late => {
+                    debug!("a pod that does not come to an end after its client is left");
+                    0
+                }
+            };
+            if read == 0 || outgoing.send(buffer.split().freeze()).await.is_err() {
                 drop(outgoing);
                 return Ok::<_, std::io::Error>(());
             }
         }
     };
-    // A pod that does not read any more may still have something to say.
-    let (sent, received) = tokio::join!(up, down);
-    received?;
-    match sent {
-        Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(()),
-        Err(error) if error.kind() == std::io::ErrorKind::NotConnected => Ok(()),
-        other => Ok(other?),
-    }
+    let mut up = pin!(maybe_done(up));
+    let mut down = pin!(down);
+    let received = std::future::poll_fn(|cx| {
+        let _ = up.as_mut().poll(cx);
+        down.as_mut().poll(cx)
+    });
+    received.await?;
+    let _ = tokio::time::timeout(LAST_WORDS_LIMIT, up.as_mut()).await;
+    Ok(up.take_output().unwrap_or(Ok(()))?)
 }
 
 /// Forwards the ports of the request over WebSocket channels: of the port at `n`, data are

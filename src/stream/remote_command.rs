@@ -96,13 +96,26 @@ struct Report {
     /// Our direction of the client's input, on which nothing is said: its end would tell
     /// the client that nobody reads, and kubectl then ends the input itself.
     _stdin: Option<Outgoing>,
+    /// The ends of what it gets of the process.
+    outputs: Vec<CancellationToken>,
     version: u8,
     handle: Handle,
 }
 
 impl Report {
-    /// Tells the client the outcome, after all that was sent before, and ends the connection.
+    /// Tells the client the outcome, after all that was sent before (STM-18), and ends the
+    /// connection. A client that stops to read at the end has the time that it had before.
     async fn finish(mut self, outcome: &Outcome) {
+        let gone = self.handle.gone();
+        let written = async {
+            for output in &self.outputs {
+                output.cancelled().await;
+            }
+        };
+        tokio::select! {
+            () = written => {}
+            () = gone.cancelled() => {}
+        }
         if let Some(error) = self.error.take() {
             let _ = error.send(outcome.message(self.version).into()).await;
         }
@@ -160,8 +173,14 @@ where
         resizes: resize.map(|stream| resize::sizes(stream.incoming)),
         gone: handle.gone(),
     };
-    let report = Report { error: error.map(|stream| stream.outgoing), _stdin: back, version, handle };
+    let outputs = outputs(&session);
+    let report =
+        Report { error: error.map(|stream| stream.outgoing), _stdin: back, outputs, version, handle };
     Ok(Opened { session, report })
+}
+
+fn outputs(session: &Session) -> Vec<CancellationToken> {
+    [&session.stdout, &session.stderr].into_iter().flatten().map(Outgoing::written).collect()
 }
 
 /// The streams of a SPDY client by their kind.
@@ -228,6 +247,7 @@ where
         resizes: all.incoming(4).map(resize::sizes),
         gone: handle.gone(),
     };
-    let report = Report { error: all.outgoing(3), _stdin: None, version, handle };
+    let outputs = outputs(&session);
+    let report = Report { error: all.outgoing(3), _stdin: None, outputs, version, handle };
     Ok(Opened { session, report })
 }

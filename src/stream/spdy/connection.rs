@@ -34,7 +34,8 @@ use super::{Connection, Limits, Stream};
 use crate::stream::handle::{self, Held};
 use crate::stream::ready::Ready;
 
-/// A client that is being said goodbye and takes nothing for this long is given up.
+/// A client that is left before it has got everything, and does not take the goodbye for this
+/// long, is given up.
 const CLOSE_IDLE: Duration = Duration::from_secs(30);
 
 /// After the last byte the connection stays open for this long: closing it with data of the
@@ -83,6 +84,8 @@ struct Task<T> {
     /// The stream that has no room for more, since when, and the look at that.
     stalled: Option<(u32, Instant)>,
     stuck: Option<Pin<Box<Sleep>>>,
+    /// What was sent before the goodbye is to be written as well.
+    is_owed: bool,
     client_has_ended: bool,
     client_goes: bool,
     /// Our windows are told.
@@ -148,6 +151,7 @@ impl<T: AsyncRead + AsyncWrite + Send + Unpin> Task<T> {
             limits,
             stalled: None,
             stuck: None,
+            is_owed: false,
             client_has_ended: false,
             client_goes: false,
             has_greeted: false,
@@ -235,6 +239,7 @@ impl<T: AsyncRead + AsyncWrite + Send + Unpin> Task<T> {
         self.look_at_streams();
         let wrote = self.write(cx)?;
         if self.phase == Phase::Closing && self.streams.values().all(|stream| stream.drain.is_none()) {
+            self.is_owed = true;
             self.leave(GoAway::Ok);
             return Ok(true);
         }
@@ -284,7 +289,11 @@ impl<T: AsyncRead + AsyncWrite + Send + Unpin> Task<T> {
     }
 
     fn idle_max(&self) -> Duration {
-        if self.phase == Phase::Open { self.limits.idle } else { CLOSE_IDLE.min(self.limits.idle) }
+        match self.phase {
+            Phase::Leaving if !self.is_owed => CLOSE_IDLE.min(self.limits.idle),
+            // It may have stopped to read for a while, and is to get the rest.
+            _ => self.limits.idle,
+        }
     }
 
     /// Ready when nothing has moved for too long. The timer is looked at when it goes off

@@ -31,7 +31,8 @@ use crate::stream::ready::{Ready, Signal};
 /// The channel whose messages tell that another one is closed (v5).
 const CLOSE_SIGNAL: u8 = 255;
 
-/// A client that is being said goodbye and takes nothing for this long is given up.
+/// A client that is left before it has got everything, and does not take the goodbye for this
+/// long, is given up.
 const CLOSE_IDLE: Duration = Duration::from_secs(30);
 
 /// How long the client's own goodbye is waited for.
@@ -132,6 +133,8 @@ struct Task<T> {
     /// The channel that has no room for more.
     stalled: Option<u8>,
     stuck: Option<Pin<Box<Sleep>>>,
+    /// What was sent before the goodbye is to be written as well.
+    is_owed: bool,
     client_has_ended: bool,
 }
 
@@ -174,6 +177,7 @@ impl<T: AsyncRead + AsyncWrite + Send + Unpin> Task<T> {
             is_flushed: true,
             stalled: None,
             stuck: None,
+            is_owed: false,
             client_has_ended: false,
         }
     }
@@ -278,7 +282,11 @@ impl<T: AsyncRead + AsyncWrite + Send + Unpin> Task<T> {
     }
 
     fn idle_max(&self) -> Duration {
-        if self.phase == Phase::Open { self.limits.idle } else { CLOSE_IDLE.min(self.limits.idle) }
+        match self.phase {
+            Phase::Leaving(_) | Phase::Flushing if !self.is_owed => CLOSE_IDLE.min(self.limits.idle),
+            // It may have stopped to read for a while, and is to get the rest.
+            _ => self.limits.idle,
+        }
     }
 
     /// Ready when nothing has moved for too long.
@@ -329,6 +337,7 @@ impl<T: AsyncRead + AsyncWrite + Send + Unpin> Task<T> {
             && noted.is_empty()
             && self.channels.values().all(|channel| channel.drain.is_none())
         {
+            self.is_owed = true;
             self.phase = Phase::Leaving(Some(CloseFrame { code: CloseCode::Normal, reason: "".into() }));
         }
         if matches!(self.phase, Phase::Leaving(_))

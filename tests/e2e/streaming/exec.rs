@@ -1,5 +1,7 @@
 //! A command with a client's streams.
 
+use std::time::Duration;
+
 use futures_util::{SinkExt, StreamExt};
 use longshore::proto::cri::ExecRequest;
 use tokio_tungstenite::tungstenite::Message;
@@ -51,6 +53,33 @@ async fn a_command_has_its_clients_streams_and_tells_its_end() {
     assert!(end.failure().contains("no such file or directory"), "{}", end.failure());
     wait_until("nothing is left", async || fifo_sets(node.longshore(), &container) == 1).await;
     assert_eq!(container.log().await, "");
+    node.remove_all().await;
+    node.finish().await;
+}
+
+/// STM-18: clients take the status for the end of everything, also those that read slowly.
+#[tokio::test]
+async fn the_status_comes_behind_all_output() {
+    const BYTES: usize = 6_000_000;
+    let node = Node::with(Server::Longshore).start().await;
+    let pod = node.pod("last").run().await.expect("a pod");
+    let container = pod.container("c").forever().run().await.expect("a container");
+    for protocol in ["v4.channel.k8s.io", "v5.channel.k8s.io"] {
+        let script = format!("head -c {BYTES} /dev/zero; exit 3");
+        let url = url(&container, &script, false).await.expect("a URL");
+        let mut client = Client::open_with(&url, protocol).await;
+        // Until the process has ended, or waits for the client.
+        let begun = std::time::Instant::now();
+        wait_until("a full way", async || {
+            fifo_sets(node.longshore(), &container) == 1 || begun.elapsed() > Duration::from_secs(3)
+        })
+        .await;
+        while client.text(ERROR).is_empty() {
+            assert!(client.read().await, "the status comes");
+        }
+        assert_eq!(client.seen[&STDOUT].len(), BYTES, "all of it has come before the status");
+        assert_eq!(client.end().await.exit_code(), Some("3"));
+    }
     node.remove_all().await;
     node.finish().await;
 }

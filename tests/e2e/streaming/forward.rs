@@ -246,3 +246,31 @@ async fn connections_end_with_their_client() {
     node.remove_all().await;
     node.finish().await;
 }
+
+/// STM-33: the pod ends a connection first, as servers do with one that is idle. Clients wait for
+/// the end of the pair before they close what they have of it.
+#[tokio::test]
+async fn a_connection_that_the_pod_ends_is_over_for_its_client() {
+    let node = Node::with(Server::Longshore).start().await;
+    let pod = node.pod("first").run().await.expect("a pod");
+    let listener = pod.listen((Ipv4Addr::LOCALHOST, 0).into()).await.expect("an address");
+    let port = listener.local_addr().expect("bound").port();
+    tokio::spawn(async move {
+        while let Ok((mut stream, _)) = listener.accept().await {
+            stream.write_all(b"goodbye").await.expect("it takes it");
+        }
+    });
+    let mut client = Client::open(&pod).await;
+    for _ in 0..2 {
+        let pair = client.connect(port).await;
+        let data = client.sees(pair.data, |seen| seen.is_finished).await;
+        assert_eq!(data.bytes, b"goodbye");
+        let error = client.sees(pair.error, |seen| seen.is_finished).await;
+        assert_eq!(String::from_utf8_lossy(&error.bytes), "");
+    }
+    let mut channels = WebSocket::open_with(&url(&pod, &[port]).await, "v4.channel.k8s.io").await;
+    channels.sees(0, "goodbye").await;
+    while channels.read().await {}
+    node.remove_all().await;
+    node.finish().await;
+}
