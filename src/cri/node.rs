@@ -81,7 +81,11 @@ impl Cri {
         let trouble = match asked {
             Ok(Ok(())) => None,
             Ok(Err(error)) => Some(error.message().to_owned()),
-            Err(_) => Some("the CNI plugins' STATUS does not answer".to_owned()),
+            // They take their time: what they have said last holds until they have answered.
+            Err(_) => match self.pods.network.last_status() {
+                Some(last) => last.err().map(|error| error.message().to_owned()),
+                None => Some("the CNI plugins' STATUS does not answer".to_owned()),
+            },
         };
         condition("NetworkReady", trouble.map(|message| ("NetworkPluginNotReady", message)))
     }

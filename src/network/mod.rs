@@ -24,10 +24,11 @@ use serde_json::{Value, json};
 use tokio::sync::Mutex;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
+use tracing::Instrument;
 
 use crate::config::{Config, IpPreference, Loopback};
-use crate::error::{Context, Error, Result, invalid, precondition};
-use crate::flow;
+use crate::error::{Context, Error, Result, internal, invalid, precondition};
+use crate::flow::{self, lock};
 use crate::proto::cri::PodSandboxConfig;
 use cni::cache::Cache;
 use cni::config::{Network as CniNetwork, NetworkList};
@@ -69,10 +70,13 @@ struct Inner {
     /// What a plugin may take.
     limit: Duration,
     template: PathBuf,
-    status: Mutex<Option<KnownStatus>>,
+    /// Held by who asks the plugins for it.
+    asking: Mutex<()>,
+    status: std::sync::Mutex<Option<KnownStatus>>,
 }
 
 /// An answer of STATUS.
+#[derive(Clone)]
 struct KnownStatus {
     networks: Arc<[CniNetwork]>,
     until: Instant,
@@ -126,7 +130,8 @@ impl Network {
             is_serial: cni.serial,
             limit: Duration::from_secs(cni.timeout_s),
             template: PathBuf::from(&cni.conf_template),
-            status: Mutex::default(),
+            asking: Mutex::default(),
+            status: std::sync::Mutex::default(),
         }))
     }
 
@@ -146,30 +151,23 @@ impl Network {
     /// # Errors
     /// What is wrong, with directory, file or plugin. FailedPrecondition without a
     /// configuration; the plugin's error if one answers STATUS with it (CNI-22).
+    ///
+    /// Plugins that are being asked go on being asked when the caller does not wait for them.
     pub async fn ready(&self) -> Result<()> {
-        let inner = &self.0;
-        let networks = inner.networks("")?;
+        let networks = self.0.networks("")?;
         if !networks.iter().any(|network| network.list.version >= cni::Version::WITH_STATUS) {
             return Ok(());
         }
-        // Callers at the same time share one round of calls.
-        let mut known = inner.status.lock().await;
-        if let Some(known) = &*known
-            && Arc::ptr_eq(&known.networks, &networks)
-            && Instant::now() < known.until
-        {
-            return known.result.clone();
-        }
-        let mut result = Ok(());
-        for network in networks.iter() {
-            result = cni::status(&inner.plugins, &network.list, STATUS_LIMIT.min(inner.limit)).await;
-            if result.is_err() {
-                break;
-            }
-        }
-        let good_for = if result.is_ok() { STATUS_GOOD_FOR } else { STATUS_BAD_FOR };
-        *known = Some(KnownStatus { networks, until: Instant::now() + good_for, result: result.clone() });
-        result
+        let this = self.clone();
+        let asked = tokio::spawn(async move { this.0.ask_status(networks).await }.in_current_span());
+        asked.await.unwrap_or_else(|error| Err(internal(format!("a bug in longshore: {error}"))))
+    }
+
+    /// What the plugins of the networks that are loaded now have answered last, if they ever have.
+    #[must_use]
+    pub fn last_status(&self) -> Option<Result<()>> {
+        let networks = self.0.networks("").ok()?;
+        self.0.known_status(&networks).map(|known| known.result)
     }
 
     /// How the last load of each directory went, by handler; empty for the one of all
@@ -245,6 +243,30 @@ impl Network {
 }
 
 impl Inner {
+    async fn ask_status(&self, networks: Arc<[CniNetwork]>) -> Result<()> {
+        // Callers at the same time share one round of calls.
+        let _asking = self.asking.lock().await;
+        if let Some(known) = self.known_status(&networks).filter(|known| Instant::now() < known.until) {
+            return known.result;
+        }
+        let mut result = Ok(());
+        for network in networks.iter() {
+            result = cni::status(&self.plugins, &network.list, STATUS_LIMIT.min(self.limit)).await;
+            if result.is_err() {
+                break;
+            }
+        }
+        let good_for = if result.is_ok() { STATUS_GOOD_FOR } else { STATUS_BAD_FOR };
+        let until = Instant::now() + good_for;
+        *lock(&self.status) = Some(KnownStatus { networks, until, result: result.clone() });
+        result
+    }
+
+    /// The last answer of these networks.
+    fn known_status(&self, networks: &Arc<[CniNetwork]>) -> Option<KnownStatus> {
+        lock(&self.status).clone().filter(|known| Arc::ptr_eq(&known.networks, networks))
+    }
+
     /// The directory for pods of `handler`.
     fn directory(&self, handler: &str) -> &Arc<ConfDir> {
         let handler = if handler.is_empty() { &self.default_handler } else { handler };

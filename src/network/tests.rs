@@ -26,7 +26,7 @@ echo "$call $CNI_IFNAME" >> "$dir/log"
 env | grep ^CNI_ | sort > "$dir/$call.env"
 cat > "$dir/$call.stdin"
 if [ -e "$dir/$call.fail" ]; then cat "$dir/$call.fail"; exit 1; fi
-if [ -e "$dir/$call.hang" ]; then sleep 1000; fi
+while [ -e "$dir/$call.hang" ]; do sleep 0.02; done
 if [ -e "$dir/$call.out" ]; then cat "$dir/$call.out"; fi
 "#;
 

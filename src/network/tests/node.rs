@@ -38,6 +38,25 @@ fn readiness_asks_the_plugins_and_remembers_the_answer() {
     });
 }
 
+/// CNI-22: plugins may take longer than who asks for the node's status waits.
+#[test]
+fn an_answer_that_is_late_is_known_to_the_next_who_asks() {
+    on_own_host(|| async {
+        let scene = Scene::new(&[("10-net.conflist", fake("net", "1.1.0"))]);
+        scene.script("fake");
+        scene.order("fake.STATUS.hang", "");
+        assert!(scene.network.last_status().is_none());
+        let soon = tokio::time::timeout(Duration::from_millis(50), scene.network.ready()).await;
+        assert!(soon.is_err(), "{soon:?}");
+        std::fs::remove_file(scene.path("bin/fake.STATUS.hang")).expect("removed");
+        scene.network.ready().await.expect("ready");
+        assert_eq!(scene.network.last_status(), Some(Ok(())));
+        assert_eq!(scene.log(), ["fake.STATUS "], "asked once");
+        scene.configure("10-net.conflist", &fake("new", "1.1.0"));
+        assert!(scene.network.last_status().is_none(), "that of another network");
+    });
+}
+
 #[test]
 fn the_description_has_the_built_in_plugins_form() {
     let scene = Scene::with("loopback = \"plugin\"", &[("10-net.conflist", fake("net", "1.0.0"))]);
