@@ -24,6 +24,8 @@ const OOM_LIMIT: Duration = Duration::from_secs(2);
 /// How long deleting a task may take before the exit is shown anyway: more than the 10 s for
 /// which shims since containerd 2.2 wait for output that a child holds.
 const DELETE_LIMIT: Duration = Duration::from_secs(20);
+/// How long the output of a container is waited for of which something may live still.
+const SHARED_DRAIN_LIMIT: Duration = Duration::from_secs(2);
 /// Exit code of a process that got SIGKILL.
 const KILLED: u32 = 137;
 const SIGKILL: u32 = 9;
@@ -75,13 +77,20 @@ impl Containers {
         if exit.at == 0 {
             exit.at = now();
         }
+        let was_starting = container.status().starting;
         let mut status = container.watch();
         // A start that is under way records itself first.
         let _ = status.wait_for(|status| !status.starting).await;
         let before = container.status();
-        // One that never ran has no end: its task was made and discarded (REC-09).
-        if before.finished_at != 0 || before.state() == ContainerState::ContainerCreated {
+        if before.finished_at != 0 {
             return self.discard_task(container.id.as_str()).await;
+        }
+        if before.state() == ContainerState::ContainerCreated {
+            return self.discard_unstarted(container).await;
+        }
+        // What has ended may have been made and discarded before that start.
+        if was_starting && self.runs(container.id.as_str()).await {
+            return Ok(());
         }
         // The event of an OOM kill may be late; SIGKILL from here needs no other reason.
         let is_unexplained = exit.code == KILLED && before.reason.is_empty() && !container.is_kill_sent();
@@ -93,25 +102,47 @@ impl Containers {
         // the others by the shim before it told of the end (CTR-39). What they have written is
         // waited for before the deletion, since a shim that is asked to delete gives up what it
         // has not passed on within 2 s.
-        let drain_limit = Duration::from_secs(self.config.file.container.exit_drain_timeout_s);
-        match self.keeper.drained(container.id.as_str(), drain_limit).await {
+        let deleted = if owns_pid_namespace(container) {
+            self.drain(container).await;
+            self.show_end(container, exit, reason, stored).await;
+            self.delete_exited(container).await
+        } else {
+            // Whom the shim could not kill dies with the deletion, which is not to wait for
+            // output that somebody outside holds.
+            let _ = tokio::time::timeout(SHARED_DRAIN_LIMIT, self.drain(container)).await;
+            let (deleted, ()) = tokio::join!(self.delete_exited(container), self.drain(container));
+            self.show_end(container, exit, reason, stored).await;
+            deleted
+        };
+        self.close_output(container).await;
+        deleted
+    }
+
+    /// Waits until all output of an ended container is in its log, for a limited time.
+    pub(crate) async fn drain(&self, container: &Container) {
+        let limit = Duration::from_secs(self.config.file.container.exit_drain_timeout_s);
+        match self.keeper.drained(container.id.as_str(), limit).await {
             Ok(true) => {}
             Ok(false) => {
                 warn!(container = %container.id, "output was still open at the end of the drain limit")
             }
             Err(error) => warn!(container = %container.id, %error, "the output was not drained"),
         }
-        let deleted = if owns_pid_namespace(container) {
-            self.show_end(container, exit, reason, stored).await;
-            self.delete_exited(container).await
-        } else {
-            // Whom the shim could not kill dies with the deletion, and is waited for.
-            let deleted = self.delete_exited(container).await;
-            self.show_end(container, exit, reason, stored).await;
-            deleted
-        };
-        self.close_output(container).await;
-        deleted
+    }
+
+    /// Deletes the task of a container that never ran: it has no end (REC-09). Who starts it now,
+    /// or finds out whether it was started, has a task of its own.
+    async fn discard_unstarted(&self, container: &Container) -> Result<()> {
+        let Ok(_operation) = container.operation.try_lock() else { return Ok(()) };
+        if container.is_unsettled() || container.state() != ContainerState::ContainerCreated {
+            return Ok(());
+        }
+        self.discard_task(container.id.as_str()).await
+    }
+
+    async fn runs(&self, id: &str) -> bool {
+        let asked = self.containerd.process(id, "").await;
+        asked.is_ok_and(|process| process.status == ProcessStatus::Running)
     }
 
     async fn show_end(&self, container: &Container, exit: Exit, reason: &str, stored: Option<Status>) {

@@ -33,7 +33,7 @@ const GIANTS: usize = 2;
 /// How long a giant may take to come in once it has a place.
 const LIMIT: Duration = Duration::from_secs(30);
 
-/// How long a giant's call keeps its place.
+/// How long a giant's call keeps its place, or at most twice that.
 const HOLD: Duration = Duration::from_secs(60);
 
 /// The places of giants. Clones share them.
@@ -85,11 +85,11 @@ where
         let answer = self.service.call(request.map(bounded));
         Box::pin(async move {
             let mut answer = pin!(answer);
-            let answered = match tokio::time::timeout(HOLD, answer.as_mut()).await {
-                Ok(answered) => answered,
-                Err(_) => {
-                    *lock(&place) = None;
-                    answer.await
+            let answered = loop {
+                match tokio::time::timeout(HOLD, answer.as_mut()).await {
+                    Ok(answered) => break answered,
+                    // It may get one after that: it has waited for it.
+                    Err(_) => *lock(&place) = None,
                 }
             };
             *lock(&place) = None;

@@ -151,6 +151,7 @@ impl Ask<'_> {
             record: self.work.lease(),
             labels: HashMap::from([("containerd.io/gc.expire".to_owned(), EXPIRED.to_owned())]),
             hosts_dir: self.hosts_dir.as_deref(),
+            headers: inner.registry.configured_headers(),
             credentials: self.logins()?,
             platforms: platforms.collect(),
             snapshotter,

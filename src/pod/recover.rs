@@ -252,6 +252,7 @@ impl Pods {
                 tokio::spawn(self.clone().settle_container(container, held));
             }
             (ContainerState::ContainerCreated, Some(task)) if task.status == ProcessStatus::Unknown => {
+                container.mark_unsettled(true);
                 tokio::spawn(self.clone().settle_created(container, held));
             }
             (ContainerState::ContainerRunning, task) => self.take_up(container, task, held).await,
@@ -288,6 +289,10 @@ impl Pods {
     fn discard_leftover(&self, container: &Arc<Container>) {
         let (this, container) = (self.clone(), container.clone());
         tokio::spawn(async move {
+            // The last server may have waited for output when it ended.
+            if container.state() == ContainerState::ContainerExited {
+                this.containers.drain(&container).await;
+            }
             if let Err(error) = this.containers.discard_task(container.id.as_str()).await {
                 warn!(container = %container.id, %error, "a left-over task was not deleted");
             }

@@ -111,7 +111,9 @@ impl Pods {
             let is_created = status.state() == ContainerState::ContainerCreated && !status.starting;
             Ok(is_created && note_start(status, task.as_ref()))
         });
-        match noted.await {
+        let noted = noted.await;
+        container.mark_unsettled(false);
+        match noted {
             Ok(true) => {
                 self.containers.tell(&container);
                 self.take_up(container, task.as_ref(), held).await;

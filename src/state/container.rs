@@ -157,6 +157,8 @@ pub struct Container {
     is_unsaved: AtomicBool,
     /// Whether a failed start could not be undone: the process may run.
     has_left_task: AtomicBool,
+    /// Whether it is not known yet if the last server has started it.
+    is_unsettled: AtomicBool,
 }
 
 impl Container {
@@ -179,6 +181,7 @@ impl Container {
             kill_sent: AtomicBool::new(false),
             is_unsaved: AtomicBool::new(false),
             has_left_task: AtomicBool::new(false),
+            is_unsettled: AtomicBool::new(false),
         }
     }
 
@@ -242,6 +245,16 @@ impl Container {
     /// Marks whether a failed start has left a task that could not be deleted.
     pub fn mark_left_task(&self, left: bool) {
         self.has_left_task.store(left, Ordering::Relaxed);
+    }
+
+    /// Marks whether it is not known yet if the last server has started it (REC-08, REC-09).
+    pub fn mark_unsettled(&self, unsettled: bool) {
+        self.is_unsettled.store(unsettled, Ordering::Relaxed);
+    }
+
+    /// Whether somebody is about to find out if it was started.
+    pub fn is_unsettled(&self) -> bool {
+        self.is_unsettled.load(Ordering::Relaxed)
     }
 
     /// Whether a process may run although the container is not shown as running.

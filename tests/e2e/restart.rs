@@ -172,7 +172,8 @@ async fn a_pod_that_was_cut_off_is_rolled_back() {
         let is_gate = |word: &String| word.starts_with(&below) && word.ends_with("/gate");
         procfs::processes().iter().filter(|running| running.arguments.iter().any(is_gate)).count()
     };
-    assert_eq!(plugins(), 1, "the plugin goes on");
+    // Its child is it for a moment.
+    assert!(plugins() > 0, "the plugin goes on");
     node.longshore().start().await;
     wait_until("the end of the cut-off pod", async || {
         let pods = node.pods().await.expect("pods");

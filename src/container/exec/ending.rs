@@ -6,6 +6,7 @@ use tracing::{info, warn};
 
 use super::{PAUSE, REAP_LIMIT};
 use crate::container::Containers;
+use crate::containerd::Link;
 use crate::error::{Error, Kind, Result, deadline};
 use crate::flow;
 use crate::io::fifo::Fifos;
@@ -18,26 +19,36 @@ impl Containers {
     /// containerd cannot be asked now: that goes on in the background then, and the FIFOs stay,
     /// since by them the next server finds the process (REC-14).
     pub(crate) async fn end_exec(&self, container: &Arc<Container>, exec_id: &str, fifos: &Fifos) -> bool {
-        if self.try_to_end(container, exec_id, fifos).await {
-            return true;
+        let is_done = self.try_to_end(container, exec_id, fifos).await;
+        if !is_done {
+            self.end_exec_later(container, exec_id, fifos);
         }
+        is_done
+    }
+
+    /// Does that in the background, as soon as containerd answers.
+    pub(super) fn end_exec_later(&self, container: &Arc<Container>, exec_id: &str, fifos: &Fifos) {
         info!(container = %container.id, exec = exec_id, "an exec process is ended once containerd answers");
         let (this, container) = (self.clone(), container.clone());
         let (exec_id, fifos) = (exec_id.to_owned(), fifos.clone());
+        let mut link = self.containerd.link_changes();
         tokio::spawn(async move {
-            loop {
-                tokio::select! {
-                    () = tokio::time::sleep(PAUSE) => {}
-                    // With the container everything of it goes.
-                    () = container.ended() => return,
-                    () = this.flow.stopping() => return,
+            let ended = async {
+                loop {
+                    tokio::time::sleep(PAUSE).await;
+                    let _ = link.wait_for(|link| matches!(link, Link::Up(_))).await;
+                    if this.try_to_end(&container, &exec_id, &fifos).await {
+                        return;
+                    }
                 }
-                if this.try_to_end(&container, &exec_id, &fifos).await {
-                    return;
-                }
+            };
+            tokio::select! {
+                () = ended => {}
+                // With the container everything of it goes.
+                () = container.ended() => {}
+                () = this.flow.stopping() => {}
             }
         });
-        false
     }
 
     async fn try_to_end(&self, container: &Container, exec_id: &str, fifos: &Fifos) -> bool {

@@ -28,7 +28,8 @@ use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
 
-use super::START_LIMIT;
+use super::ending::is_unanswered;
+use super::{PAUSE, START_LIMIT};
 use crate::container::Containers;
 use crate::container::terminal::Sizes;
 use crate::containerd::{ExecRequest as NewExec, Exit, ProcessStatus};
@@ -95,6 +96,7 @@ impl Containers {
             return Err(invalid("no command is given"));
         }
         container.require_running()?;
+        self.containerd.capabilities()?;
         Ok(container)
     }
 
@@ -142,9 +144,18 @@ impl Containers {
             return false;
         }
         let id = container.id.as_str();
-        let is_running = match self.containerd.process(id, exec_id).await {
-            Ok(process) => !matches!(process.status, ProcessStatus::Created | ProcessStatus::Stopped),
-            Err(_) => false,
+        let is_running = loop {
+            match self.containerd.process(id, exec_id).await {
+                Ok(process) => {
+                    break !matches!(process.status, ProcessStatus::Created | ProcessStatus::Stopped);
+                }
+                // It is not to be killed because nobody could be asked.
+                Err(error) if is_unanswered(&error) => tokio::select! {
+                    () = tokio::time::sleep(PAUSE) => {}
+                    () = container.ended() => break false,
+                },
+                Err(_) => break false,
+            }
         };
         if !is_running {
             return false;

@@ -11,6 +11,7 @@ use super::ending::is_unanswered;
 use crate::container::Containers;
 use crate::containerd::{ExecRequest, Exit};
 use crate::error::{Context, Result, canceled, deadline, invalid, unavailable};
+use crate::flow::Place;
 use crate::ids::random_hex;
 use crate::io::capture::{Capture, Output};
 use crate::io::fifo::{Fifos, Wanted};
@@ -37,6 +38,8 @@ impl Containers {
             return Err(invalid("no command is given"));
         }
         container.require_running()?;
+        // A probe while containerd is away is to leave nothing that would wait for it.
+        self.containerd.capabilities()?;
         let limit = u64::try_from(request.timeout).ok().filter(|limit| *limit > 0).map(Duration::from_secs);
         let (this, command) = (self.clone(), request.cmd);
         let (abandoned, gone) = oneshot::channel::<()>();
@@ -57,8 +60,21 @@ impl Containers {
         let wanted = Wanted { stdin: false, stdout: true, stderr: true };
         let fifos = self.make_fifos(container.id.as_str(), &exec_id, wanted).await?;
         let exec = Exec { containers: self, container, exec_id: &exec_id, fifos: &fifos };
-        let result = exec.run(command, limit, gone).await;
-        self.end_exec(container, &exec_id, &fifos).await;
+        let result = match exec.create(command, gone).await {
+            Ok(created) => {
+                let result = exec.run(created, limit).await;
+                self.end_exec(container, &exec_id, &fifos).await;
+                result
+            }
+            Err(error) => {
+                // What containerd does not answer for is looked at when it does.
+                match is_unanswered(&error) {
+                    true => self.end_exec_later(container, &exec_id, &fifos),
+                    false => drop(self.end_exec(container, &exec_id, &fifos).await),
+                }
+                Err(error)
+            }
+        };
         result.map_err(|error| error.context(format!("exec in container {}", container.id)))
     }
 
@@ -103,13 +119,15 @@ struct Exec<'a> {
     fifos: &'a Fifos,
 }
 
+/// What is known of a process that was created.
+struct Created {
+    capture: Capture,
+    place: Place,
+    gone: oneshot::Receiver<()>,
+}
+
 impl Exec<'_> {
-    async fn run(
-        &self,
-        command: Vec<String>,
-        limit: Option<Duration>,
-        mut gone: oneshot::Receiver<()>,
-    ) -> Result<ExecSyncResponse> {
+    async fn create(&self, command: Vec<String>, mut gone: oneshot::Receiver<()>) -> Result<Created> {
         let (containers, id) = (self.containers, self.container.id.as_str());
         let capture = Capture::open(self.fifos, containers.config.file.container.exec_sync_bytes_max)?;
         let request = ExecRequest {
@@ -126,6 +144,12 @@ impl Exec<'_> {
             () = containers.flow.stopping() => return Err(unavailable("the server is stopping")),
         };
         containers.containerd.create_exec(request).await?;
+        Ok(Created { capture, place, gone })
+    }
+
+    async fn run(&self, created: Created, limit: Option<Duration>) -> Result<ExecSyncResponse> {
+        let (containers, id) = (self.containers, self.container.id.as_str());
+        let Created { capture, place, gone } = created;
         containers.containerd.start_process(id, self.exec_id, START_LIMIT).await?;
         drop(place);
         self.end(capture, limit, gone).await

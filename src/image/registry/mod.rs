@@ -26,7 +26,7 @@ mod tries;
 mod trust;
 mod words;
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -167,6 +167,13 @@ impl Registry {
             Ok(Some(dir.to_owned()))
         })
         .await
+    }
+
+    /// What is sent along with each request, as containerd's configuration has it. containerd takes
+    /// one value of each name.
+    pub(super) fn configured_headers(&self) -> HashMap<String, String> {
+        let headers = self.imported.headers.iter();
+        headers.filter_map(|(name, values)| Some((name.clone(), values.first()?.clone()))).collect()
     }
 
     /// Who asks a host where a pull does not say it, as containerd's configuration has it. What is

@@ -160,7 +160,8 @@ impl Pods {
         let task = |id: &str| tasks.iter().find(|task| task.container_id == id).map(|task| task.status);
         self.take_up_ends(&tables, task).await?;
         for container in tables.containers.iter().filter(|container| is_idle(container)) {
-            if task(container.id.as_str()).is_none() {
+            // Of one whose shim does not answer nothing is known.
+            if task(container.id.as_str()).is_none_or(|status| status == ProcessStatus::Unknown) {
                 continue;
             }
             // The shim may be slow: the others are not to wait.

@@ -124,7 +124,7 @@ async fn a_start_that_failed_without_containerd_leaves_nothing_running() {
         cut_off(&node, "fail 1 1 after Tasks.Start", &container).await;
         let status = container.status().await.expect("a status");
         assert_eq!((status.state(), status.exit_code), (ContainerState::ContainerExited, 128));
-        assert_eq!(running(&mark(number as u32)), 1, "its process runs");
+        wait_until("its process", async || running(&mark(number as u32)) > 0).await;
         let error = container.stop(0).await.expect_err("its process runs");
         assert_eq!(error.code(), Code::Unavailable, "{error:?}");
         pod.stop().await.expect_err("its process runs");
@@ -199,9 +199,15 @@ async fn an_exec_through_a_restart_of_containerd_leaves_no_process() {
     assert_eq!(answer.expect("an answer").exit_code, 5);
 
     // Its limit ends while containerd is away.
-    let (answer, ()) = tokio::join!(container.exec_timeout(["sh", "-c", &script], 2), async {
+    let (answer, ()) = tokio::join!(container.exec_timeout(["sh", "-c", &script], 10), async {
         wait_until("the exec", async || running(&script) > 0).await;
         node.containerd().kill().await;
+        let during = entries();
+        wait_until("the loss of containerd", async || {
+            let probe = container.exec(["true"]).await.expect_err("containerd is away");
+            probe.code() == Code::Unavailable && entries() == during
+        })
+        .await;
     });
     assert_eq!(answer.expect_err("too long").code(), Code::DeadlineExceeded);
     assert!(running(&script) > 0, "nobody could kill it yet");
