@@ -41,7 +41,7 @@ impl Containers {
         // last calls wait for.
         let flow = self.flow.clone();
         tokio::spawn(async move {
-            let id = container.id.to_string();
+            let (id, compared) = (container.id.to_string(), container.clone());
             let worker = this.clone();
             let span = trace::background("exit", &id);
             let handled = span.in_scope(|| {
@@ -49,10 +49,15 @@ impl Containers {
                 flow.conclude(async move { worker.handle_exit(&container, exit).await })
             });
             drop(span);
-            if let Err(error) = handled.await {
+            let is_stale = handled.await.unwrap_or_else(|error| {
                 warn!(container = id, %error, "the exit of a container was not handled");
-            }
+                false
+            });
             lock(&this.exits).remove(&id);
+            // Its own end may have come meanwhile, and was taken for the other.
+            if is_stale && let Err(error) = this.compare(&compared).await {
+                warn!(container = id, %error, "it is not known whether a container has ended");
+            }
         });
     }
 
@@ -73,24 +78,29 @@ impl Containers {
         }
     }
 
-    async fn handle_exit(&self, container: &Container, mut exit: Exit) -> Result<()> {
-        if exit.at == 0 {
-            exit.at = now();
-        }
+    /// Records an end; true if it is not that of the process that runs now.
+    async fn handle_exit(&self, container: &Container, mut exit: Exit) -> Result<bool> {
         let was_starting = container.status().starting;
         let mut status = container.watch();
         // A start that is under way records itself first.
         let _ = status.wait_for(|status| !status.starting).await;
         let before = container.status();
         if before.finished_at != 0 {
-            return self.discard_task(container.id.as_str()).await;
+            return self.discard_task(container.id.as_str()).await.map(|()| false);
         }
         if before.state() == ContainerState::ContainerCreated {
-            return self.discard_unstarted(container).await;
+            return self.discard_unstarted(container).await.map(|()| false);
         }
         // What has ended may have been made and discarded before that start.
-        if was_starting && self.runs(container.id.as_str()).await {
-            return Ok(());
+        if was_starting && let Ok(process) = self.containerd.process(container.id.as_str(), "").await {
+            match process.status {
+                ProcessStatus::Running => return Ok(true),
+                ProcessStatus::Stopped => exit = process.exit,
+                _ => {}
+            }
+        }
+        if exit.at == 0 {
+            exit.at = now();
         }
         // The event of an OOM kill may be late; SIGKILL from here needs no other reason.
         let is_unexplained = exit.code == KILLED && before.reason.is_empty() && !container.is_kill_sent();
@@ -115,7 +125,7 @@ impl Containers {
             deleted
         };
         self.close_output(container).await;
-        deleted
+        deleted.map(|()| false)
     }
 
     /// Waits until all output of an ended container is in its log, for a limited time.
@@ -138,11 +148,6 @@ impl Containers {
             return Ok(());
         }
         self.discard_task(container.id.as_str()).await
-    }
-
-    async fn runs(&self, id: &str) -> bool {
-        let asked = self.containerd.process(id, "").await;
-        asked.is_ok_and(|process| process.status == ProcessStatus::Running)
     }
 
     async fn show_end(&self, container: &Container, exit: Exit, reason: &str, stored: Option<Status>) {

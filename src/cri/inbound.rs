@@ -18,7 +18,7 @@ use bytes::Bytes;
 use http::{Request, Response};
 use hyper::body::{Body as HttpBody, Frame, SizeHint};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
-use tokio::time::Sleep;
+use tokio::time::{Instant, Sleep};
 use tonic::Status;
 use tonic::body::Body;
 use tonic::codegen::Service;
@@ -33,7 +33,7 @@ const GIANTS: usize = 2;
 /// How long a giant may take to come in once it has a place.
 const LIMIT: Duration = Duration::from_secs(30);
 
-/// How long a giant's call keeps its place, or at most twice that.
+/// How long a giant's call keeps its place.
 const HOLD: Duration = Duration::from_secs(60);
 
 /// The places of giants. Clones share them.
@@ -47,7 +47,7 @@ impl Default for Giants {
 }
 
 /// A giant's place, once it has one: held by its body and by its call.
-type Place = Arc<Mutex<Option<OwnedSemaphorePermit>>>;
+type Place = Arc<Mutex<Option<(OwnedSemaphorePermit, Instant)>>>;
 
 /// A gRPC service whose requests come in within bounds.
 #[derive(Clone, Debug)]
@@ -86,10 +86,16 @@ where
         Box::pin(async move {
             let mut answer = pin!(answer);
             let answered = loop {
-                match tokio::time::timeout(HOLD, answer.as_mut()).await {
+                // It may get one later, having waited for it.
+                let since = lock(&place).as_ref().map(|(_, since)| *since);
+                let end = since.unwrap_or_else(Instant::now) + HOLD;
+                match tokio::time::timeout_at(end, answer.as_mut()).await {
                     Ok(answered) => break answered,
-                    // It may get one after that: it has waited for it.
-                    Err(_) => *lock(&place) = None,
+                    Err(_) if since.is_some() => {
+                        *lock(&place) = None;
+                        break answer.await;
+                    }
+                    Err(_) => {}
                 }
             };
             *lock(&place) = None;
@@ -132,7 +138,7 @@ impl Bounded {
                 }
                 Turn::Waiting(turn) => {
                     if let Some(permit) = ready!(turn.as_mut().poll(context)) {
-                        *lock(&self.place) = Some(permit);
+                        *lock(&self.place) = Some((permit, Instant::now()));
                     }
                     self.turn = Turn::Has(Box::pin(tokio::time::sleep(LIMIT)));
                 }
@@ -232,6 +238,49 @@ mod tests {
         assert_eq!(giants.0.available_permits(), GIANTS - 1);
         drop(call);
         assert_eq!(giants.0.available_permits(), GIANTS);
+    }
+
+    /// Takes requests, and never answers.
+    #[derive(Clone)]
+    struct Silent;
+
+    impl Service<Request<Body>> for Silent {
+        type Response = Response<Body>;
+        type Error = Infallible;
+        type Future = Pin<Box<dyn Future<Output = Result<Response<Body>, Infallible>> + Send>>;
+
+        fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+            Poll::Ready(Ok(()))
+        }
+
+        fn call(&mut self, request: Request<Body>) -> Self::Future {
+            Box::pin(async move {
+                request.into_body().collect().await.expect("a body");
+                std::future::pending().await
+            })
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_call_that_takes_long_gives_its_place_back_also_if_it_has_waited_for_it() {
+        let giants = Giants::default();
+        let mut inbound = Inbound::new(Silent, &giants);
+        let calls: Vec<_> = (0..3 * GIANTS)
+            .map(|_| {
+                let frame = || Ok::<_, Status>(Frame::data(Bytes::from(vec![0; FREE_BYTES + 1])));
+                let body = StreamBody::new(tokio_stream::iter([frame(), frame()]));
+                tokio::spawn(inbound.call(Request::new(Body::new(body))))
+            })
+            .collect();
+        // So many at a time, each for as long.
+        for _ in 0..3 {
+            tokio::time::sleep(HOLD * 9 / 10).await;
+            assert_eq!(giants.0.available_permits(), 0);
+            tokio::time::sleep(HOLD / 10).await;
+        }
+        tokio::time::sleep(HOLD / 10).await;
+        assert_eq!(giants.0.available_permits(), GIANTS);
+        calls.iter().for_each(tokio::task::JoinHandle::abort);
     }
 
     #[tokio::test(start_paused = true)]

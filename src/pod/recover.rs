@@ -286,17 +286,17 @@ impl Pods {
     }
 
     /// A task that should not be: made but not started (REC-09), or already recorded as ended.
+    /// The last server may have waited for the output of the latter when it ended.
     fn discard_leftover(&self, container: &Arc<Container>) {
         let (this, container) = (self.clone(), container.clone());
         tokio::spawn(async move {
-            // The last server may have waited for output when it ended.
             if container.state() == ContainerState::ContainerExited {
                 this.containers.drain(&container).await;
             }
-            if let Err(error) = this.containers.discard_task(container.id.as_str()).await {
+            // Somebody may be starting or removing it by now, who sees to its task.
+            if let Err(error) = this.discard_idle_task(container.id.as_str()).await {
                 warn!(container = %container.id, %error, "a left-over task was not deleted");
             }
-            this.containers.close_output(&container).await;
         });
     }
 

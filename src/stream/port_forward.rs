@@ -37,7 +37,7 @@ const STUCK_LIMIT: Duration = Duration::from_secs(30);
 const SILENCE_LIMIT: Duration = Duration::from_secs(60);
 /// How long it may go on talking then: a client that has gone altogether often says no more than
 /// one that has only ended its direction.
-const ANSWER_LIMIT: Duration = Duration::from_secs(600);
+const ANSWER_LIMIT: Duration = Duration::from_secs(3600);
 /// How long a client may go on once the pod has ended its direction, as in containerd's plugin.
 const LAST_WORDS_LIMIT: Duration = Duration::from_secs(1);
 /// Streams of a client that wait for their other half; a further one is refused. Those that
@@ -269,11 +269,12 @@ async fn copy(socket: TcpStream, mut incoming: Incoming, outgoing: Outgoing) -> 
                 tokio::time::sleep_until(end.min(Instant::now() + SILENCE_LIMIT)).await;
             };
             let read = tokio::select! {
-                read = from_pod.read_buf(&mut buffer) => read?,
+                biased;
                 () = late => {
-                    debug!("a pod that does not come to an end after its client is left");
-                    0
+                    let what = "the pod came to no end after the client's";
+                    return Err(std::io::Error::new(ErrorKind::TimedOut, what));
                 }
+                read = from_pod.read_buf(&mut buffer) => read?,
             };
             if read == 0 || outgoing.send(buffer.split().freeze()).await.is_err() {
                 drop(outgoing);

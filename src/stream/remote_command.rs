@@ -37,7 +37,10 @@ where
             Ok(code) => Outcome::of_exit(code),
             Err(error) => Outcome::of_error("error executing command in container", &error),
         },
-        () = stop.cancelled() => Outcome::stopping(),
+        () = stop.cancelled() => {
+            report.tell(&Outcome::stopping()).await;
+            return Ok(());
+        }
     };
     debug!(container = container_id, ?outcome, "the exec has ended");
     report.finish(&outcome).await;
@@ -68,7 +71,10 @@ where
             Ok(()) => Outcome::Success,
             Err(error) => Outcome::of_error("error attaching to container", &error),
         },
-        () = stop.cancelled() => Outcome::stopping(),
+        () = stop.cancelled() => {
+            report.tell(&Outcome::stopping()).await;
+            return Ok(());
+        }
     };
     debug!(container = container_id, ?outcome, "detached");
     report.finish(&outcome).await;
@@ -105,7 +111,7 @@ struct Report {
 impl Report {
     /// Tells the client the outcome, after all that was sent before (STM-18), and ends the
     /// connection. A client that stops to read at the end has the time that it had before.
-    async fn finish(mut self, outcome: &Outcome) {
+    async fn finish(self, outcome: &Outcome) {
         let gone = self.handle.gone();
         let written = async {
             for output in &self.outputs {
@@ -116,6 +122,11 @@ impl Report {
             () = written => {}
             () = gone.cancelled() => {}
         }
+        self.tell(outcome).await;
+    }
+
+    /// Does that now.
+    async fn tell(mut self, outcome: &Outcome) {
         if let Some(error) = self.error.take() {
             let _ = error.send(outcome.message(self.version).into()).await;
         }

@@ -197,7 +197,7 @@ impl Pods {
         let parts = &self.containers;
         if let Ok(container) = parts.store.container(id) {
             let Ok(_operation) = container.operation.try_lock() else { return Ok(false) };
-            if !is_idle(&container) {
+            if !is_idle(&container) || container.is_unsettled() {
                 return Ok(false);
             }
             parts.discard_left_task(&container).await?;

@@ -202,8 +202,8 @@ async fn an_exec_through_a_restart_of_containerd_leaves_no_process() {
     let (answer, ()) = tokio::join!(container.exec_timeout(["sh", "-c", &script], 10), async {
         wait_until("the exec", async || running(&script) > 0).await;
         node.containerd().kill().await;
-        let during = entries();
         wait_until("the loss of containerd", async || {
+            let during = entries();
             let probe = container.exec(["true"]).await.expect_err("containerd is away");
             probe.code() == Code::Unavailable && entries() == during
         })
