@@ -32,7 +32,7 @@ async fn there_is_no_network_configuration() {
     let error = node.pod("web-0").run().await.expect_err("no network");
     let text = story_of(&node, &error).await;
     assert_told(&text, &["RunPodSandbox default/web-0", "cni plugin not initialized", "cni"]);
-    assert_told(&text, &[&cni::conf_dir(node.place()).display().to_string(), "undo network namespace"]);
+    assert_told(&text, &[&cni::conf_dir(node.place()).display().to_string(), "namespace remove network"]);
     node.finish().await;
 }
 

@@ -51,7 +51,8 @@ async fn the_id_in_an_error_leads_to_the_story() {
         "cni ADD broken",
         "! no port",
         "stderr: the switch said: port 7 is down",
-        "undo network namespace",
+        "undo network",
+        "namespace remove network",
     ] {
         assert!(text.contains(part), "no {part:?} in\n{text}");
     }
