@@ -29,6 +29,12 @@ fn running(text: &str) -> usize {
     procfs::processes().iter().filter(|running| holds(running)).count()
 }
 
+/// The process of an exec runs, and its start was answered: a shim makes one start at a time.
+async fn wait_until_started(container: &Container, script: &str) {
+    wait_until("the exec", async || running(script) > 0).await;
+    container.exec(["true"]).await.expect("another exec");
+}
+
 async fn state(container: &Container) -> ContainerState {
     container.status().await.expect("a status").state()
 }
@@ -191,7 +197,7 @@ async fn an_exec_through_a_restart_of_containerd_leaves_no_process() {
     // Restarted while it runs: its end is seen all the same.
     let quick = format!(": {mark}-quick; until [ -e /tmp/go ]; do usleep 20000; done; exit 5");
     let (answer, ()) = tokio::join!(container.exec_timeout(["sh", "-c", &quick], 60), async {
-        wait_until("the exec", async || running(&quick) > 0).await;
+        wait_until_started(&container, &quick).await;
         node.containerd().kill().await;
         node.containerd().start().await;
         wait_until("containerd", async || container.exec(["touch", "/tmp/go"]).await.is_ok()).await;
@@ -200,7 +206,7 @@ async fn an_exec_through_a_restart_of_containerd_leaves_no_process() {
 
     // Its limit ends while containerd is away.
     let (answer, ()) = tokio::join!(container.exec_timeout(["sh", "-c", &script], 10), async {
-        wait_until("the exec", async || running(&script) > 0).await;
+        wait_until_started(&container, &script).await;
         node.containerd().kill().await;
         wait_until("the loss of containerd", async || {
             let during = entries();
