@@ -5,10 +5,11 @@ use std::time::Duration;
 
 use containerd_client::services::v1::snapshots as api;
 use containerd_client::services::v1::snapshots::snapshots_client::SnapshotsClient;
+use tracing::info;
 
 use super::wire::{Wire, leased};
 use super::{Containerd, MESSAGE_BYTES_MAX, Mount, mounts_from};
-use crate::error::{Result, internal};
+use crate::error::{Error, Result, internal};
 
 /// What a snapshot is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -68,8 +69,14 @@ impl Containerd {
             parent: parent.into(),
             labels,
         };
-        let answer =
-            self.unary("Snapshots.Prepare", self.snapshots().prepare(leased(request, lease))).await?;
+        let ask = async || {
+            let request = leased(request.clone(), lease);
+            self.unary("Snapshots.Prepare", self.snapshots().prepare(request)).await
+        };
+        let answer = match ask().await {
+            Err(error) if was_in_the_way(&error) => ask().await?,
+            answer => answer?,
+        };
         Ok(mounts_from(answer.mounts))
     }
 
@@ -90,7 +97,14 @@ impl Containerd {
             parent: parent.into(),
             labels: HashMap::new(),
         };
-        let answer = self.unary("Snapshots.View", self.snapshots().view(leased(request, lease))).await?;
+        let ask = async || {
+            let request = leased(request.clone(), lease);
+            self.unary("Snapshots.View", self.snapshots().view(request)).await
+        };
+        let answer = match ask().await {
+            Err(error) if was_in_the_way(&error) => ask().await?,
+            answer => answer?,
+        };
         Ok(mounts_from(answer.mounts))
     }
 
@@ -190,4 +204,16 @@ impl From<api::Info> for SnapshotInfo {
         };
         Self { name: from.name, parent: from.parent, kind, labels: from.labels }
     }
+}
+
+/// Whether a snapshot could not be made because its folder was there already. A containerd that
+/// is killed between folder and record leaves one, and gives its number to the next snapshot.
+/// That one fails, and takes the folder away; the one after it succeeds.
+fn was_in_the_way(error: &Error) -> bool {
+    let text = error.message();
+    let was = text.contains("failed to rename") && text.contains("file exists");
+    if was {
+        info!(%error, "a snapshot was in the way that a killed containerd has left; asking again");
+    }
+    was
 }

@@ -199,3 +199,34 @@ async fn containerd_is_upgraded_under_running_pods() {
     }
     node.finish().await;
 }
+
+/// containerd was killed between the folder of a snapshot and its record, and gives that number
+/// to the next one.
+#[tokio::test]
+async fn a_snapshot_that_a_killed_containerd_left_is_not_in_the_way() {
+    let node = Node::with(Server::Longshore).start().await;
+    let pod = node.pod("a").run().await.expect("a pod");
+    pod.container("c").forever().run().await.expect("it runs");
+    let folder = node.containerd().root().join("io.containerd.snapshotter.v1.overlayfs/snapshots");
+    let entries = std::fs::read_dir(&folder).expect("a folder").flatten();
+    let numbers = entries.filter_map(|entry| entry.file_name().to_str()?.parse::<u64>().ok());
+    let last = numbers.max().expect("there are snapshots");
+    node.containerd().kill().await;
+    // Numbers of snapshots that have gone are not given again: it is one of these.
+    let left: Vec<_> = (1..20).map(|more| folder.join((last + more).to_string()).join("fs/left")).collect();
+    left.iter().for_each(|left| std::fs::create_dir_all(left).expect("a folder"));
+    node.containerd().start().await;
+    wait_until("RuntimeReady", async || node.condition("RuntimeReady").await.expect("an answer")).await;
+    for name in ["d", "e"] {
+        let container = pod.container(name).forever().run().await.expect("it runs");
+        assert_eq!(container.sh("ls -d /left /bin 2>/dev/null; true").await, "/bin");
+    }
+    assert!(left.iter().filter(|left| left.exists()).count() <= left.len() - 2, "two were in the way");
+    left.iter().filter_map(|left| left.parent()?.parent()).for_each(|left| {
+        if left.join("fs/left").exists() {
+            std::fs::remove_dir_all(left).expect("removed");
+        }
+    });
+    pod.remove().await.expect("removed");
+    node.finish().await;
+}
