@@ -9,7 +9,7 @@ use tonic::Code;
 use crate::harness::{Node, Proxy, Server, fetched_containerd, wait_until};
 
 /// A node whose server reaches containerd by a proxy.
-async fn proxied(config: &str) -> (Node, Proxy) {
+pub(super) async fn proxied(config: &str) -> (Node, Proxy) {
     let mut proxy = None;
     let builder = Node::with(Server::Longshore).config(Proxy::CONFIG).config(config);
     let node = builder.before(|place| proxy = Some(Proxy::before(place))).start().await;

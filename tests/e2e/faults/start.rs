@@ -5,7 +5,8 @@ use std::time::Duration;
 use longshore::proto::cri::{ContainerState, LinuxContainerResources};
 use tonic::Code;
 
-use crate::harness::{Container, Node, Pod, Proxy, Server, procfs, wait_until};
+use super::containerd::proxied;
+use crate::harness::{Container, Node, Pod, Server, procfs, wait_until};
 
 /// The server dies, or a step fails, as `order` says, in a start of this container.
 async fn cut_off(node: &Node, order: &str, container: &Container) {
@@ -116,10 +117,7 @@ async fn what_was_never_started_stays_created() {
 /// the container has stopped while its process runs, and it does not run for long.
 #[tokio::test]
 async fn a_start_that_failed_without_containerd_leaves_nothing_running() {
-    let mut proxy = None;
-    let builder = Node::with(Server::Longshore).config(Proxy::CONFIG);
-    let node = builder.before(|place| proxy = Some(Proxy::before(place))).start().await;
-    let proxy = proxy.expect("made before the server");
+    let (node, proxy) = proxied("").await;
     let pod = node.pod("a").run().await.expect("a pod");
     let mark = |number: u32| format!("{}-{number}", node.place().name());
     let script = |number| format!(": {}; sleep 1000; :", mark(number));
@@ -153,10 +151,7 @@ async fn a_start_that_failed_without_containerd_leaves_nothing_running() {
 /// CTR-41: a removal that waits for another call, and a start that comes meanwhile.
 #[tokio::test]
 async fn a_removal_and_a_start_do_not_wait_for_each_other() {
-    let mut proxy = None;
-    let builder = Node::with(Server::Longshore).config(Proxy::CONFIG);
-    let node = builder.before(|place| proxy = Some(Proxy::before(place))).start().await;
-    let proxy = proxy.expect("made before the server");
+    let (node, proxy) = proxied("").await;
     let pod = node.pod("a").run().await.expect("a pod");
     let container = pod.container("c").forever().create().await.expect("created");
     proxy.delay(Duration::from_millis(700));
