@@ -54,7 +54,10 @@ pub struct Outgoing(mpsc::Sender<Bytes>, CancellationToken);
 
 /// Where a transport takes what its client shall get. It is dropped behind the last piece.
 #[derive(Debug)]
-pub struct Drain(mpsc::Receiver<Bytes>, #[allow(dead_code)] DropGuard);
+pub struct Drain {
+    queue: mpsc::Receiver<Bytes>,
+    _written: DropGuard,
+}
 
 /// The other side of a stream has gone.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -83,7 +86,7 @@ pub fn incoming() -> (Feed, Incoming) {
 pub fn outgoing() -> (Outgoing, Drain) {
     let (sender, receiver) = mpsc::channel(QUEUE_LEN);
     let written = CancellationToken::new();
-    (Outgoing(sender, written.clone()), Drain(receiver, written.drop_guard()))
+    (Outgoing(sender, written.clone()), Drain { queue: receiver, _written: written.drop_guard() })
 }
 
 impl Incoming {
@@ -177,22 +180,22 @@ impl Outgoing {
 impl Drain {
     /// The next piece, never empty; none at the end.
     pub async fn next(&mut self) -> Option<Bytes> {
-        self.0.recv().await
+        self.queue.recv().await
     }
 
     /// The next piece if there is one already.
     pub fn take(&mut self) -> Option<Bytes> {
-        self.0.try_recv().ok()
+        self.queue.try_recv().ok()
     }
 
     /// As [`Drain::next`], for who waits for many at once.
     pub fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Option<Bytes>> {
-        self.0.poll_recv(cx)
+        self.queue.poll_recv(cx)
     }
 
     /// Takes no more pieces; those that are in the queue still come, then the end.
     pub fn close(&mut self) {
-        self.0.close();
+        self.queue.close();
     }
 }
 
