@@ -8,7 +8,7 @@ use crate::config::Config;
 use crate::containerd::{Capabilities, Containerd, PluginState};
 use crate::error::Result;
 use crate::flow;
-use crate::sys::socket::Address;
+use crate::sys::socket::{self, Address};
 
 const SUBJECT: &str = "containerd";
 /// The key of a snapshot that nobody has.
@@ -75,8 +75,7 @@ fn names_of_snapshotters(config: &Config) -> Vec<String> {
 pub(super) fn listener(socket: &Path) -> Option<u32> {
     let address = Address::of(socket).ok()?;
     let stream = std::os::unix::net::UnixStream::connect(address.path()).ok()?;
-    let credentials = rustix::net::sockopt::socket_peercred(&stream).ok()?;
-    u32::try_from(credentials.pid.as_raw_nonzero().get()).ok()
+    socket::peer(&stream).ok()?.pid
 }
 
 pub(super) fn compare(facts: &Facts, config: &Config) -> Vec<Finding> {

@@ -11,6 +11,7 @@ use tracing::warn;
 
 use super::protocol::{self, REQUEST_BYTES_MAX, Request};
 use crate::error::{Result, exhausted};
+use crate::sys::socket;
 
 /// Unanswered requests at most.
 const REQUESTS_MAX: usize = 4096;
@@ -37,7 +38,7 @@ impl Connection {
     /// # Errors
     /// Those of the system: no descriptors.
     pub(super) fn accept(listener: &UnixListener) -> std::io::Result<Option<Connection>> {
-        let own = rustix::process::geteuid();
+        let own = rustix::process::geteuid().as_raw();
         loop {
             let stream = match listener.accept() {
                 Ok((stream, _)) => stream,
@@ -47,9 +48,9 @@ impl Connection {
                     _ => return Err(error),
                 },
             };
-            let peer = rustix::net::sockopt::socket_peercred(&stream)?;
-            if peer.uid != own && !peer.uid.is_root() {
-                warn!(uid = peer.uid.as_raw(), "a client of another user is turned away");
+            let peer = socket::peer(&stream)?;
+            if peer.uid != own && peer.uid != 0 {
+                warn!(uid = peer.uid, "a client of another user is turned away");
                 continue;
             }
             stream.set_nonblocking(true)?;

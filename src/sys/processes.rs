@@ -64,6 +64,23 @@ pub fn with_variable(name: &str, value: &str) -> Vec<u32> {
     pids.filter(has_it).collect()
 }
 
+/// The leaders of a process's group and of its session, `None` if it has ended. 0 is one that
+/// this pid namespace does not show, as if a container's first process did not begin a session.
+/// Blocks.
+#[must_use]
+pub fn group_and_session(pid: u32) -> Option<(u32, u32)> {
+    // A name is of any bytes.
+    let stat = std::fs::read(format!("/proc/{pid}/stat")).ok()?;
+    group_and_session_in(&String::from_utf8_lossy(&stat))
+}
+
+/// `7 (a name (of) any form) S parent group session …`.
+fn group_and_session_in(stat: &str) -> Option<(u32, u32)> {
+    let (_, fields) = stat.rsplit_once(") ")?;
+    let mut fields = fields.split(' ').skip(2);
+    Some((fields.next()?.parse().ok()?, fields.next()?.parse().ok()?))
+}
+
 fn arguments(line: &[u8]) -> Vec<String> {
     let line = line.strip_suffix(b"\0").unwrap_or(line);
     if line.is_empty() {
@@ -124,6 +141,21 @@ mod tests {
         assert_eq!(arguments(b"a\0\0b c\0"), ["a", "", "b c"]);
         assert!(arguments(b"").is_empty());
         assert!(all().iter().any(|process| process.pid == std::process::id()));
+    }
+
+    #[test]
+    fn groups_and_sessions_are_told_even_where_their_leaders_are_not_shown() {
+        assert_eq!(group_and_session_in("7 (a) S 0 (b) R 1 7 5 0 -1 4194304"), Some((7, 5)));
+        assert_eq!(group_and_session_in("1 (sh) S 0 0 0 0 -1 4194560"), Some((0, 0)));
+        assert_eq!(group_and_session_in("1 (sh"), None);
+        use std::os::unix::process::CommandExt;
+        let mut child = std::process::Command::new("sleep").arg("9").process_group(0).spawn().expect("sleep");
+        let found = group_and_session(child.id());
+        child.kill().expect("killed");
+        child.wait().expect("a status");
+        let session = group_and_session(std::process::id()).map(|(_, session)| session);
+        assert_eq!(found, Some((child.id(), session.expect("a session"))));
+        assert_eq!(group_and_session(child.id()), None);
     }
 
     #[test]

@@ -1,6 +1,6 @@
-//! Addresses of Unix sockets.
+//! Addresses of Unix sockets, and who is at their other end.
 
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
@@ -69,4 +69,44 @@ pub async fn bind(path: &Path, mode: u32) -> Result<UnixListener> {
     std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode))
         .context(|| format!("permissions of {path:?}"))?;
     Ok(listener)
+}
+
+/// Who is at the other end of a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Peer {
+    /// Its process; `None` if this pid namespace does not show it.
+    pub pid: Option<u32>,
+    /// Its user.
+    pub uid: u32,
+}
+
+/// Who has connected `stream`, or made the socket that it was connected to.
+///
+/// # Errors
+/// It is no Unix socket.
+pub fn peer(stream: &impl AsFd) -> std::io::Result<Peer> {
+    // Not rustix's: its process id can't be the 0 that the kernel gives for one out of sight.
+    let mut found = libc::ucred { pid: 0, uid: 0, gid: 0 };
+    let mut size = size_of::<libc::ucred>() as libc::socklen_t;
+    let (socket, into) = (stream.as_fd().as_raw_fd(), std::ptr::from_mut(&mut found).cast());
+    // SAFETY: the kernel writes `size` bytes at most, which `found` has and which may be any.
+    let result =
+        unsafe { libc::getsockopt(socket, libc::SOL_SOCKET, libc::SO_PEERCRED, into, &raw mut size) };
+    if result != 0 {
+        return Err(std::io::Error::last_os_error());
+    }
+    Ok(Peer { pid: u32::try_from(found.pid).ok().filter(|pid| *pid > 0), uid: found.uid })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_other_end_is_known() {
+        let (one, _other) = std::os::unix::net::UnixStream::pair().expect("a pair");
+        let own = Peer { pid: Some(std::process::id()), uid: rustix::process::geteuid().as_raw() };
+        assert_eq!(peer(&one).expect("known"), own);
+        peer(&std::fs::File::open("/dev/null").expect("a file")).expect_err("no socket");
+    }
 }

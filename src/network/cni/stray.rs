@@ -5,7 +5,7 @@
 
 use std::time::Duration;
 
-use rustix::process::{Pid, Signal, getpgid, getsid, kill_process_group};
+use rustix::process::{Pid, Signal, kill_process_group};
 use tokio::time::Instant;
 use tracing::info;
 
@@ -50,12 +50,10 @@ pub(crate) async fn end_all(container: &str) -> Result<()> {
 /// need it.
 fn leaders(container: &str) -> Vec<Pid> {
     let told = processes::with_variable("CNI_CONTAINERID", container).into_iter();
-    let pids = told.filter_map(|pid| Pid::from_raw(i32::try_from(pid).ok()?));
-    pids.filter(|pid| {
-        let leads = |of: rustix::io::Result<Pid>| of.is_ok_and(|leader| leader == *pid);
-        leads(getpgid(Some(*pid))) && !leads(getsid(Some(*pid)))
-    })
-    .collect()
+    let is_plugin = |pid: &u32| {
+        processes::group_and_session(*pid).is_some_and(|(group, session)| group == *pid && session != *pid)
+    };
+    told.filter(is_plugin).filter_map(|pid| Pid::from_raw(i32::try_from(pid).ok()?)).collect()
 }
 
 #[cfg(test)]
