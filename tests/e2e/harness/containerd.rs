@@ -172,6 +172,8 @@ impl Containerd {
         std::fs::write(&file, self.config(version, plugin)).expect("a configuration");
         let mut serve = command(binary);
         serve.arg("--config").arg(&file).env("PATH", search_path(binary, self.runc.clone()));
+        // Its plugin makes the folder of a mount of a relative path.
+        serve.current_dir(self.place.folder());
         let process = Process::start("containerd", serve, &self.place.path("c.log"));
         assert!(self.process.lock().expect("no panic").replace(process).is_none(), "containerd runs already");
         wait_until("containerd", async || {
@@ -304,7 +306,8 @@ fn binary() -> PathBuf {
     if let Some(preferred) = PREFERRED.get() {
         return preferred.clone();
     }
-    let given = std::env::var_os("LONGSHORE_TEST_CONTAINERD").map(PathBuf::from);
+    let given = std::env::var_os("LONGSHORE_TEST_CONTAINERD").map(std::path::absolute);
+    let given = given.map(|path| path.expect("a path"));
     match given {
         Some(path) if path.is_dir() => path.join("containerd"),
         Some(path) => path,
