@@ -91,8 +91,9 @@ impl Containers {
         if before.state() == ContainerState::ContainerCreated {
             return self.discard_unstarted(container).await.map(|()| false);
         }
-        // What has ended may have been made and discarded before that start.
-        if was_starting && let Ok(process) = self.containerd.process(container.id.as_str(), "").await {
+        // What has ended may have been made and discarded before the start.
+        let may_be_stale = was_starting || exit.at < before.started_at;
+        if may_be_stale && let Ok(process) = self.containerd.process(container.id.as_str(), "").await {
             match process.status {
                 ProcessStatus::Running => return Ok(true),
                 ProcessStatus::Stopped => exit = process.exit,

@@ -261,6 +261,7 @@ impl Pods {
             }
             (ContainerState::ContainerUnknown, Some(task)) => self.reopen_output(&container, task).await,
             (_, Some(_)) => self.discard_leftover(&container),
+            (ContainerState::ContainerExited, None) => self.close_leftover(&container),
             (_, None) => {}
         }
     }
@@ -296,6 +297,19 @@ impl Pods {
             // Somebody may be starting or removing it by now, who sees to its task.
             if let Err(error) = this.discard_idle_task(container.id.as_str()).await {
                 warn!(container = %container.id, %error, "a left-over task was not deleted");
+            }
+        });
+    }
+
+    /// Output that the last server did not live to close once it had deleted the task.
+    fn close_leftover(&self, container: &Arc<Container>) {
+        let (this, container) = (self.containers.clone(), container.clone());
+        tokio::spawn(async move {
+            let fifos = this.paths.container_state(&container.id).join("io");
+            let are_left = on_disk(Disk::Root, move || Ok(fifos.try_exists().unwrap_or(true))).await;
+            if are_left.unwrap_or(true) {
+                this.drain(&container).await;
+                this.close_output(&container).await;
             }
         });
     }

@@ -22,7 +22,7 @@ use tracing::{debug, info};
 use super::negotiate::{Agreement, Transport};
 use super::websocket::{ChannelProtocol, Direction};
 use super::{Limits, spdy, websocket};
-use crate::error::{Context, Error, Result, invalid};
+use crate::error::{Context, Error, Result, deadline, invalid};
 use crate::io::session::{self, Incoming, Outgoing};
 use crate::pod::Pods;
 use crate::proto::cri::PortForwardRequest;
@@ -214,9 +214,16 @@ async fn forward(pods: &Pods, pod: &str, data: Half, error: Half) {
             let (incoming, outgoing) = (data.stream.incoming, data.stream.outgoing);
             let over = data.stream.control.over();
             tokio::select! {
-                copied = copy(socket, incoming, outgoing) => {
-                    copied.context(|| format!("port {port} of pod sandbox {pod}"))
-                }
+                copied = copy(socket, incoming, outgoing) => match copied {
+                    Ok(End::Whole) => Ok(()),
+                    // Clients give up all of their ports for a text.
+                    Ok(End::Silent) => {
+                        debug!(port, pod, "{SILENT}");
+                        data.stream.control.reset();
+                        Ok(())
+                    }
+                    Err(error) => Err(error).context(|| format!("port {port} of pod sandbox {pod}")),
+                },
                 // A client that resets its data stream wants nothing more of the pod, which
                 // may never end the connection by itself.
                 () = over.cancelled() => Ok(()),
@@ -233,10 +240,20 @@ async fn forward(pods: &Pods, pod: &str, data: Half, error: Half) {
     }
 }
 
+/// How a forwarded connection ended.
+enum End {
+    /// The pod has said its last.
+    Whole,
+    /// It had time for that after the client's last word, and did not.
+    Silent,
+}
+
+const SILENT: &str = "the pod came to no end after the client's";
+
 /// Copies in both directions; either may end first (STM-33). Once the pod has said its last, the
 /// client has a moment for what it was sending: it cannot know of that end before the pair's.
 /// Once the client has said its last, the pod may go on as long as it has something to say.
-async fn copy(socket: TcpStream, mut incoming: Incoming, outgoing: Outgoing) -> Result<()> {
+async fn copy(socket: TcpStream, mut incoming: Incoming, outgoing: Outgoing) -> Result<End> {
     let (mut from_pod, mut to_pod) = socket.into_split();
     let (client_has_ended, answer_end) = (CancellationToken::new(), OnceLock::new());
     let up = async {
@@ -270,15 +287,12 @@ async fn copy(socket: TcpStream, mut incoming: Incoming, outgoing: Outgoing) -> 
             };
             let read = tokio::select! {
                 biased;
-                () = late => {
-                    let what = "the pod came to no end after the client's";
-                    return Err(std::io::Error::new(ErrorKind::TimedOut, what));
-                }
+                () = late => return Ok::<_, std::io::Error>(End::Silent),
                 read = from_pod.read_buf(&mut buffer) => read?,
             };
             if read == 0 || outgoing.send(buffer.split().freeze()).await.is_err() {
                 drop(outgoing);
-                return Ok::<_, std::io::Error>(());
+                return Ok(End::Whole);
             }
         }
     };
@@ -288,9 +302,10 @@ async fn copy(socket: TcpStream, mut incoming: Incoming, outgoing: Outgoing) -> 
         let _ = up.as_mut().poll(cx);
         down.as_mut().poll(cx)
     });
-    received.await?;
+    let end = received.await?;
     let _ = tokio::time::timeout(LAST_WORDS_LIMIT, up.as_mut()).await;
-    Ok(up.take_output().unwrap_or(Ok(()))?)
+    up.take_output().unwrap_or(Ok(()))?;
+    Ok(end)
 }
 
 /// Forwards the ports of the request over WebSocket channels: of the port at `n`, data are
@@ -328,10 +343,14 @@ where
                 return;
             }
             let copied = async { copy(pods.dial(&pod, port).await?, incoming, outgoing).await };
-            if let Err(why) = copied.await {
-                debug!(%why, port, "a forwarded connection");
-                let _ = error.send(failure(port, &pod, &why).into()).await;
-            }
+            let why = match copied.await {
+                Ok(End::Whole) => return,
+                // The channels of a port have no other end than a text.
+                Ok(End::Silent) => deadline(SILENT),
+                Err(why) => why,
+            };
+            debug!(%why, port, "a forwarded connection");
+            let _ = error.send(failure(port, &pod, &why).into()).await;
         });
     }
     let gone = handle.gone();

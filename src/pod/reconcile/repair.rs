@@ -200,9 +200,10 @@ impl Pods {
             if !is_idle(&container) || container.is_unsettled() {
                 return Ok(false);
             }
-            parts.discard_left_task(&container).await?;
+            // An answer that is lost is no task that is left, and the next look finds none.
+            let discarded = parts.discard_left_task(&container).await;
             parts.close_output(&container).await;
-            return Ok(true);
+            return discarded.map(|()| true);
         }
         let Ok(pod) = parts.store.pod(id) else { return Ok(false) };
         let Ok(_operation) = pod.operation.try_lock() else { return Ok(false) };

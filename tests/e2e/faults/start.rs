@@ -1,5 +1,7 @@
-//! Server or containerd end in the middle of StartContainer, or of an exec (areas CTR, EXE, REC).
+//! Server or containerd end in the middle of StartContainer, of an exec, or of a container's end
+//! (areas CTR, EXE, REC).
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use longshore::proto::cri::{ContainerState, LinuxContainerResources};
@@ -8,11 +10,17 @@ use tonic::Code;
 use super::containerd::proxied;
 use crate::harness::{Container, Node, Pod, Server, procfs, wait_until};
 
-/// The server dies, or a step fails, as `order` says, in a start of this container.
-async fn cut_off(node: &Node, order: &str, container: &Container) {
+/// The server dies, or a step fails, as `text` says. Gives the file that says it.
+fn order(node: &Node, text: &str) -> PathBuf {
     let points = node.place().path("points");
-    std::fs::write(points.with_extension("new"), order).expect("a file");
+    std::fs::write(points.with_extension("new"), text).expect("a file");
     std::fs::rename(points.with_extension("new"), &points).expect("a file");
+    points
+}
+
+/// The same in a start of this container.
+async fn cut_off(node: &Node, text: &str, container: &Container) {
+    let points = order(node, text);
     container.start().await.expect_err("it is cut off");
     std::fs::remove_file(points).expect("it was there");
 }
@@ -91,6 +99,26 @@ async fn a_start_that_was_not_recorded_is_recorded_by_the_next_server() {
     node.longshore().start().await;
     let status = container.wait_exited().await;
     assert_eq!((status.started_at, status.exit_code), (before.started_at, 3), "{status:?}");
+    finish(node, pod).await;
+}
+
+/// REC-09: the task is gone, its output is still open.
+#[tokio::test]
+async fn the_output_of_an_end_that_was_cut_off_is_closed_by_the_next_server() {
+    let node = Node::with(Server::Longshore).start().await;
+    let pod = node.pod("a").run().await.expect("a pod");
+    let container = pod.container("c").sh("echo done; exit 4").create().await.expect("created");
+    let points = order(&node, "kill 1 1 after Tasks.Delete");
+    // Its answer may come before that.
+    let _ = container.start().await;
+    wait_until_dead(&node).await;
+    std::fs::remove_file(points).expect("it was there");
+    let fifos = node.longshore().folders().1.join("containers").join(&container.id).join("io");
+    assert!(fifos.exists(), "{fifos:?}");
+    node.longshore().start().await;
+    wait_until("the end of its output", async || !fifos.exists()).await;
+    assert_eq!(container.wait_exited().await.exit_code, 4);
+    container.wait_log("done").await;
     finish(node, pod).await;
 }
 

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::time::Duration;
 
 use longshore::proto::cri::PortForwardRequest;
 use tokio::io::AsyncWriteExt;
@@ -271,6 +272,34 @@ async fn a_connection_that_the_pod_ends_is_over_for_its_client() {
     let mut channels = WebSocket::open_with(&url(&pod, &[port]).await, "v4.channel.k8s.io").await;
     channels.sees(0, "goodbye").await;
     while channels.read().await {}
+    node.remove_all().await;
+    node.finish().await;
+}
+
+/// STM-33: a client that has ended its direction, and a pod that does not care. After a minute
+/// their connection ends, and no other: kubectl gives up all of its ports for an error text.
+#[tokio::test]
+async fn a_pod_that_is_silent_after_its_clients_end_ends_that_connection_only() {
+    let node = Node::with(Server::Longshore).start().await;
+    let pod = node.pod("silent").run().await.expect("a pod");
+    let port = echo(&pod, (Ipv4Addr::LOCALHOST, 0)).await;
+    let listener = pod.listen((Ipv4Addr::LOCALHOST, 0).into()).await.expect("an address");
+    let silent = listener.local_addr().expect("bound").port();
+    let mut client = Client::open(&pod).await;
+    let other = client.connect(port).await;
+    client.send(other, b"before").await;
+    let pair = client.connect(silent).await;
+    client.finish(pair).await;
+    let (_stream, _) = listener.accept().await.expect("a connection");
+    // Longer than the pod may be silent.
+    tokio::time::sleep(Duration::from_secs(62)).await;
+    client.sees(pair.data, |seen| seen.is_reset).await;
+    let error = client.sees(pair.error, |seen| seen.is_finished || seen.is_reset).await;
+    assert_eq!(String::from_utf8_lossy(&error.bytes), "");
+    client.send(other, b", after").await;
+    client.finish(other).await;
+    let seen = client.sees(other.data, |seen| seen.is_finished).await;
+    assert_eq!(String::from_utf8_lossy(&seen.bytes), "before, afterbye");
     node.remove_all().await;
     node.finish().await;
 }
