@@ -45,6 +45,8 @@ const RETRY_PAUSES: (Duration, Duration) = (Duration::from_millis(20), Duration:
 
 /// A keeper that dies again and again is started once in this time.
 const START_PAUSE: Duration = Duration::from_secs(1);
+/// How soon the end of a keeper that does not listen any more is seen.
+const NOTICE_LIMIT: Duration = Duration::from_secs(1);
 
 /// How the keeper is used.
 #[derive(Clone, Debug)]
@@ -209,12 +211,19 @@ impl Keeper {
     pub async fn attach(&self, id: &str, stdout: bool, stderr: bool) -> Result<Attached> {
         let request = Request::Attach { id: id.to_owned(), stdout, stderr };
         limited(self.0.options.call_limit, "attach (log keeper)", async {
-            // The keeper that is there now has all containers.
-            self.0.connected(Start::WhenNeeded).await?;
-            let socket = self.0.socket.clone();
-            let stream = blocking(move || daemon::connect(&socket)).await;
-            let stream = stream.map_err(|error| error.with_kind(Kind::Unavailable))?;
-            Attached::begin(stream, &request).await
+            loop {
+                // The keeper that is there now has all containers.
+                let link = self.0.connected(Start::WhenNeeded).await?;
+                let socket = self.0.socket.clone();
+                let error = match blocking(move || daemon::connect(&socket)).await {
+                    Ok(stream) => return Attached::begin(stream, &request).await,
+                    Err(error) => error,
+                };
+                // One that has died just now is about to be missed.
+                if tokio::time::timeout(NOTICE_LIMIT, link.closed().cancelled()).await.is_err() {
+                    return Err(error.with_kind(Kind::Unavailable));
+                }
+            }
         })
         .await
     }

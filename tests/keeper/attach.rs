@@ -170,6 +170,22 @@ async fn a_keeper_that_dies_is_told_and_its_successor_can_be_attached_to() {
     again.sees("again").await;
 }
 
+/// One thread: nothing has looked at the connection to the dead one.
+#[tokio::test]
+async fn who_attaches_before_the_keepers_death_is_seen_has_its_successor() {
+    let scene = Scene::new();
+    let keeper = scene.client();
+    let io = scene.io("c1");
+    keeper.add(io.clone()).await.expect("added");
+    let (mut stdout, _stderr) = Shim::pair(&io);
+    let process = scene.running();
+    process.signal(Signal::KILL);
+    process.ended();
+    let mut client = Client::attach(&keeper, "c1").await;
+    stdout.write("after");
+    client.sees("after").await;
+}
+
 /// EXE-15.
 #[tokio::test(flavor = "multi_thread")]
 async fn several_write_to_the_input_until_one_closes_it_for_all() {

@@ -9,7 +9,7 @@ use std::process::{Child, Command, Stdio};
 use longshore::io::Keeper;
 use rustix::mount::{MountFlags, UnmountFlags, mount, unmount};
 
-use crate::fixture::{LIMIT, Scene, Shim, exe, shown, until};
+use crate::fixture::{LIMIT, PAUSE, Scene, Shim, exe, shown, until};
 
 /// More than any pipe holds.
 const LINES: usize = 50_000;
@@ -91,6 +91,14 @@ async fn a_full_disk_costs_lines_and_not_the_container() {
     let (mut stdout, stderr) = Shim::pair(&io);
     flood(&mut stdout);
     until("it is told", || (!told.losses().is_empty()).then_some(()));
+    // What is still in the pipe would fill the room again.
+    let seen = async || shown(&scene.log("c1")).len() + lost(&keeper).await.0 as usize;
+    let all_seen = async {
+        while seen().await < LINES {
+            tokio::time::sleep(PAUSE).await;
+        }
+    };
+    tokio::time::timeout(LIMIT, all_seen).await.expect("every line is written or lost");
     // Somebody makes room.
     std::fs::remove_file(disk.0.join("other")).expect("removed");
     stdout.write("there is room\n");
