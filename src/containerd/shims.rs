@@ -10,6 +10,9 @@
 //! that still serves another container refuses to shut down. One whose bundle containerd
 //! has removed can delete nothing any more, and one that hangs answers nothing: these are
 //! killed if they have no processes.
+//!
+//! A shim that is not lost may serve a container that is: containerd was killed while the shim
+//! made it. Once the pod of both has ended, all that the shim still has is ended with it.
 
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
@@ -24,13 +27,24 @@ use tracing::{debug, info, warn};
 use super::Containerd;
 use crate::error::{Context, Result, deadline};
 use crate::flow;
-use crate::sys::process;
 use crate::sys::processes::{self, Process};
+use crate::sys::{cgroup, process};
 
 /// Where shims have their sockets, whatever containerd's own folders are.
 const SOCKETS: &str = "/run/containerd/s";
+/// Whom else a shim serves.
+#[derive(Clone, Copy, PartialEq)]
+enum Others {
+    /// Maybe somebody who runs.
+    Possible,
+    /// Nobody: what it has besides, containerd has lost.
+    Lost,
+}
+
 /// How long a shim may take to end.
 const LIMIT: Duration = Duration::from_secs(10);
+/// How long one that has nothing to do may take before it is looked for what it has.
+const GRACE: Duration = Duration::from_secs(2);
 /// How long one that was killed may take.
 const KILL_LIMIT: Duration = Duration::from_secs(2);
 /// How often a task that is about to die is tried to be deleted.
@@ -107,27 +121,29 @@ impl Containerd {
     pub async fn end_lost_shim(&self, id: &str) -> Result<()> {
         let Some(path) = self.shim_socket(id) else { return Ok(()) };
         match self.process(id, "").await {
-            Err(error) if error.is_not_found() => self.end_shim(id, &path).await,
+            Err(error) if error.is_not_found() => self.end_shim(id, &path, Others::Possible).await.map(drop),
             other => other.map(drop),
         }
     }
 
     /// Ends the shim of a pod whose tasks are deleted, if there is one still: also one that keeps
-    /// a task which its OCI runtime has forgotten.
+    /// a task which its OCI runtime has forgotten, or a container that containerd has lost, which
+    /// may still run. Gives those containers: their cgroups may be left.
     ///
     /// # Errors
     /// DeadlineExceeded if the shim goes on.
-    pub async fn end_empty_shim(&self, id: &str) -> Result<()> {
+    pub async fn end_empty_shim(&self, id: &str) -> Result<Vec<String>> {
         match self.shim_socket(id) {
-            Some(path) => self.end_shim(id, &path).await,
-            None => Ok(()),
+            Some(path) => self.end_shim(id, &path, Others::Lost).await,
+            None => Ok(Vec::new()),
         }
     }
 
-    async fn end_shim(&self, id: &str, path: &Path) -> Result<()> {
-        let talked = tokio::time::timeout(LIMIT, shut_down(path, id)).await;
+    async fn end_shim(&self, id: &str, path: &Path, others: Others) -> Result<Vec<String>> {
+        let mut lost = Vec::new();
+        let talked = tokio::time::timeout(LIMIT, shut_down(path, id, others, &mut lost)).await;
         if talked.is_err() {
-            self.kill_hung_shim(id).await?;
+            self.kill_hung_shim(id, others, &mut lost).await?;
         }
         // One that was killed may close its connections before it stops to listen.
         let end = Instant::now() + KILL_LIMIT;
@@ -146,11 +162,11 @@ impl Containerd {
         // What is left is a name.
         let _ = std::fs::remove_file(path);
         info!(shim = id, "ended a shim that containerd had lost");
-        Ok(())
+        Ok(lost)
     }
 
     /// Kills the shim of `id`, which does not answer, and waits until it is gone.
-    async fn kill_hung_shim(&self, id: &str) -> Result<()> {
+    async fn kill_hung_shim(&self, id: &str, others: Others, lost: &mut Vec<String>) -> Result<()> {
         let (address, namespace, name) = (self.address.clone(), self.namespace.clone(), id.to_owned());
         let shims = flow::blocking(move || {
             let is_it = |process: &Process| {
@@ -167,6 +183,9 @@ impl Containerd {
                 shim = id,
                 pid, "a shim that containerd has lost hangs: it is killed if it has no processes"
             );
+            if others == Others::Lost {
+                lost.extend(kill_children(pid, id));
+            }
             kill_idle(pid, id);
             let end = Instant::now() + KILL_LIMIT;
             while process::parent_of(pid).is_some() && Instant::now() < end {
@@ -195,10 +214,9 @@ fn socket(address: &Path, namespace: &str, id: &str) -> PathBuf {
 }
 
 /// Deletes the task, asks the shim to end, and waits for that.
-async fn shut_down(path: &Path, id: &str) -> Result<()> {
+async fn shut_down(path: &Path, id: &str, others: Others, lost: &mut Vec<String>) -> Result<()> {
     let stream = UnixStream::connect(path).await.context(|| format!("connect to {path:?}"))?;
     let mut shim = Client { stream, calls: 0 };
-    let kill = Kill { id: id.to_owned(), signal: SIGKILL, all: true }.encode_to_vec();
     let task = Kill { id: id.to_owned(), ..Kill::default() }.encode_to_vec();
     let talk = async {
         for service in SERVICES {
@@ -206,22 +224,22 @@ async fn shut_down(path: &Path, id: &str) -> Result<()> {
             if code == UNIMPLEMENTED {
                 continue;
             }
-            shim.call(service, "Kill", &kill).await?;
-            let mut deleted = false;
-            for _ in 0..DELETE_TRIES {
-                deleted = matches!(shim.call(service, "Delete", &task).await?.0, 0 | NOT_FOUND);
-                if deleted {
-                    break;
-                }
-                tokio::time::sleep(DELETE_PAUSE).await;
-            }
-            if !deleted {
-                let pid = Connected::decode(connected.as_slice()).map_err(std::io::Error::other)?.shim_pid;
+            let pid = Connected::decode(connected.as_slice()).map_err(std::io::Error::other)?.shim_pid;
+            if !shim.delete(service, id).await? {
                 kill_idle(pid, id);
             }
             shim.call(service, "Shutdown", &task).await?;
-            // With it, its connections end.
-            while shim.stream.read(&mut [0; 256]).await? > 0 {}
+            if others == Others::Lost && !shim.ends_soon().await? {
+                lost.extend(kill_children(pid, id));
+                for other in lost.iter() {
+                    shim.delete(service, other).await?;
+                }
+                shim.call(service, "Shutdown", &task).await?;
+                if !shim.ends_soon().await? {
+                    kill_idle(pid, id);
+                }
+            }
+            shim.ended().await?;
         }
         Ok::<_, std::io::Error>(())
     };
@@ -240,14 +258,32 @@ async fn shut_down(path: &Path, id: &str) -> Result<()> {
 
 /// Kills the shim of `id` unless it has processes.
 fn kill_idle(pid: u32, id: &str) {
-    let line = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
-    let is_it = line.split(|byte| *byte == 0).any(|argument| argument == id.as_bytes());
-    if !is_it || process::has_children(pid) {
+    if !is_shim_of(pid, id) || !process::children(pid).is_empty() {
         return;
     }
     if let Err(error) = process::kill(pid) {
         debug!(shim = id, pid, %error, "a lost shim was not killed");
     }
+}
+
+/// Kills what the shim of `id` runs, and gives the containers of that, as far as it is seen.
+fn kill_children(pid: u32, id: &str) -> Vec<String> {
+    let mut containers = Vec::new();
+    for child in process::children(pid).into_iter().filter(|_| is_shim_of(pid, id)) {
+        let container = cgroup::container_of(child);
+        warn!(shim = id, pid = child, container, "a process that containerd has lost is killed");
+        cgroup::thaw(child);
+        if let Err(error) = process::kill(child) {
+            debug!(shim = id, pid = child, %error, "a lost process was not killed");
+        }
+        containers.extend(container.filter(|container| !containers.contains(container)));
+    }
+    containers
+}
+
+fn is_shim_of(pid: u32, id: &str) -> bool {
+    let line = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+    line.split(|byte| *byte == 0).any(|argument| argument == id.as_bytes())
 }
 
 /// A ttrpc connection.
@@ -257,6 +293,33 @@ struct Client {
 }
 
 impl Client {
+    /// Waits for the end of the shim, with which its connections end.
+    async fn ended(&mut self) -> std::io::Result<()> {
+        while self.stream.read(&mut [0; 256]).await? > 0 {}
+        Ok(())
+    }
+
+    async fn ends_soon(&mut self) -> std::io::Result<bool> {
+        match tokio::time::timeout(GRACE, self.ended()).await {
+            Ok(ended) => ended.map(|()| true),
+            Err(_) => Ok(false),
+        }
+    }
+
+    /// Kills a task and deletes it; false if it is not gone then.
+    async fn delete(&mut self, service: &str, id: &str) -> std::io::Result<bool> {
+        let kill = Kill { id: id.to_owned(), signal: SIGKILL, all: true }.encode_to_vec();
+        let task = Kill { id: id.to_owned(), ..Kill::default() }.encode_to_vec();
+        self.call(service, "Kill", &kill).await?;
+        for _ in 0..DELETE_TRIES {
+            if matches!(self.call(service, "Delete", &task).await?.0, 0 | NOT_FOUND) {
+                return Ok(true);
+            }
+            tokio::time::sleep(DELETE_PAUSE).await;
+        }
+        Ok(false)
+    }
+
     /// Makes a call and gives its gRPC code and answer.
     async fn call(&mut self, service: &str, method: &str, payload: &[u8]) -> std::io::Result<(i32, Vec<u8>)> {
         self.calls += 1;
@@ -342,7 +405,7 @@ mod tests {
             }
             asked
         });
-        shut_down(&path, "abc").await.expect("it ends");
+        shut_down(&path, "abc", Others::Possible, &mut Vec::new()).await.expect("it ends");
         let asked = shim.await.expect("no panic");
         assert_eq!(asked, ["Connect", "Connect", "Kill", "Delete", "Delete", "Shutdown"]);
     }

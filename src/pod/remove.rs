@@ -59,8 +59,9 @@ impl Pods {
         let containerd = &self.containers.containerd;
         let id = pod.id.as_str();
         self.containers.discard_task(id).await?;
-        containerd.end_empty_shim(id).await?;
-        self.containers.remove_left_cgroup(&pod.config, id).await;
+        for ended in containerd.end_empty_shim(id).await?.iter().map(String::as_str).chain([id]) {
+            self.containers.remove_left_cgroup(&pod.config, ended).await;
+        }
         let snapshotter = match containerd.container(id).await {
             Ok(record) => record.snapshotter,
             Err(error) if error.is_not_found() => self

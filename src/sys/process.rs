@@ -47,13 +47,16 @@ fn status_mask(field: &str) -> u64 {
         .unwrap_or(0)
 }
 
-/// Whether a process has children that live. Reads all of /proc: for what happens seldom.
+/// The children of a process that live. Reads all of /proc: for what happens seldom.
 #[must_use]
-pub fn has_children(pid: u32) -> bool {
+pub fn children(pid: u32) -> Vec<u32> {
     let entries = std::fs::read_dir("/proc").into_iter().flatten().flatten();
-    entries
-        .filter_map(|entry| std::fs::read_to_string(entry.path().join("status")).ok())
-        .any(|status| parent_in(&status) == Some(pid) && !status.contains("\nState:\tZ"))
+    let child = |entry: std::fs::DirEntry| {
+        let status = std::fs::read_to_string(entry.path().join("status")).ok()?;
+        let is_it = parent_in(&status) == Some(pid) && !status.contains("\nState:\tZ");
+        if is_it { entry.file_name().to_str()?.parse().ok() } else { None }
+    };
+    entries.filter_map(child).collect()
 }
 
 /// The parent of a process.

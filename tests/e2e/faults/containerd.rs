@@ -1,12 +1,13 @@
 //! containerd hangs, is slow, answers errors, is replaced, is upgraded (areas REC, ERR, SVC).
 
+use std::path::Path;
 use std::time::Duration;
 
 use longshore::proto::cri::ListImagesRequest;
 use rustix::process::Signal;
 use tonic::Code;
 
-use crate::harness::{Node, Proxy, Server, fetched_containerd, wait_until};
+use crate::harness::{Node, Proxy, Server, fetched_containerd, procfs, wait_until};
 
 /// A node whose server reaches containerd by a proxy.
 pub(super) async fn proxied(config: &str) -> (Node, Proxy) {
@@ -228,5 +229,41 @@ async fn a_snapshot_that_a_killed_containerd_left_is_not_in_the_way() {
         }
     });
     pod.remove().await.expect("removed");
+    node.finish().await;
+}
+
+/// REC-18: a container of a shim that neither containerd nor the OCI runtime knows, and that the
+/// latter has left frozen. It does not outlive the pod, and the pod goes at the first attempt.
+#[tokio::test]
+async fn a_container_that_containerd_has_lost_ends_with_its_pod() {
+    let node = Node::with(Server::Longshore).start().await;
+    let pod = node.pod("a").run().await.expect("a pod");
+    let mark = format!("{}-work", node.place().name());
+    let container = pod.container("c").sh(&format!(": {mark}; sleep 1000; :")).run().await.expect("it runs");
+    let is_it = |running: &procfs::Running| running.arguments.iter().any(|it| it.contains(&mark));
+    let process = || procfs::processes().into_iter().find(is_it);
+    wait_until("its process", async || process().is_some()).await;
+    let table = std::fs::read_to_string(format!("/proc/{}/cgroup", process().expect("it runs").pid));
+    let freezer =
+        table.expect("cgroups").lines().find_map(|line| Some(line.split_once(":freezer:/")?.1.to_owned()));
+    // Version 2 kills what is frozen.
+    if let Some(path) = freezer {
+        let file = Path::new("/sys/fs/cgroup/freezer").join(path).join("freezer.state");
+        std::fs::write(file, "FROZEN").expect("frozen");
+    }
+    node.containerd().kill().await;
+    // As containerd does with what a shim does not know.
+    let bundle = node.place().path("cs/io.containerd.runtime.v2.task/k8s.io").join(&container.id);
+    let rootfs = bundle.join("rootfs");
+    rustix::mount::unmount(&rootfs, rustix::mount::UnmountFlags::DETACH).expect("it is mounted");
+    std::fs::remove_dir_all(&bundle).expect("removed");
+    std::fs::remove_dir_all(node.place().path("runc/k8s.io").join(&container.id)).expect("removed");
+    node.containerd().start().await;
+    container.wait_exited().await;
+    container.remove().await.expect("removed");
+    assert!(process().is_some(), "nobody has ended it");
+    pod.stop().await.expect("stopped");
+    pod.remove().await.expect("removed");
+    assert!(process().is_none(), "it has outlived its pod");
     node.finish().await;
 }

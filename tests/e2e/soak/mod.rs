@@ -314,6 +314,7 @@ async fn remove_all(stage: &Stage) {
 
 fn keep_logs(stage: &Stage) {
     let Some(folder) = std::env::var_os("LONGSHORE_SOAK_LOGS") else { return };
+    let _ = std::fs::create_dir_all(&folder);
     for (name, log) in
         [("longshore.log", stage.node.longshore().log()), ("containerd.log", stage.node.containerd().log())]
     {
