@@ -181,7 +181,7 @@ impl Containerd {
         for pid in shims {
             warn!(
                 shim = id,
-                pid, "a shim that containerd has lost hangs: it is killed if it has no processes"
+                pid, "a shim that containerd has lost hangs and is killed, if nobody needs its processes"
             );
             if others == Others::Lost {
                 lost.extend(kill_children(pid, id));
