@@ -183,12 +183,16 @@ impl Containerd {
                 shim = id,
                 pid, "a shim that containerd has lost hangs and is killed, if nobody needs its processes"
             );
-            if others == Others::Lost {
-                lost.extend(kill_children(pid, id));
-            }
-            kill_idle(pid, id);
             let end = Instant::now() + KILL_LIMIT;
-            while process::parent_of(pid).is_some() && Instant::now() < end {
+            loop {
+                // What was below those that are dead now is the shim's own.
+                if others == Others::Lost {
+                    kill_children(pid, id, lost);
+                }
+                kill_idle(pid, id);
+                if process::parent_of(pid).is_none() || Instant::now() > end {
+                    break;
+                }
                 tokio::time::sleep(DELETE_PAUSE).await;
             }
         }
@@ -230,10 +234,11 @@ async fn shut_down(path: &Path, id: &str, others: Others, lost: &mut Vec<String>
             }
             shim.call(service, "Shutdown", &task).await?;
             if others == Others::Lost && !shim.ends_soon().await? {
-                lost.extend(kill_children(pid, id));
+                kill_children(pid, id, lost);
                 for other in lost.iter() {
                     shim.delete(service, other).await?;
                 }
+                kill_children(pid, id, lost);
                 shim.call(service, "Shutdown", &task).await?;
                 if !shim.ends_soon().await? {
                     kill_idle(pid, id);
@@ -266,9 +271,9 @@ fn kill_idle(pid: u32, id: &str) {
     }
 }
 
-/// Kills what the shim of `id` runs, and gives the containers of that, as far as it is seen.
-fn kill_children(pid: u32, id: &str) -> Vec<String> {
-    let mut containers = Vec::new();
+/// Kills what the shim of `id` runs, and adds the containers of that, as far as it is seen, to
+/// `lost`.
+fn kill_children(pid: u32, id: &str, lost: &mut Vec<String>) {
     for child in process::children(pid).into_iter().filter(|_| is_shim_of(pid, id)) {
         let container = cgroup::container_of(child);
         warn!(shim = id, pid = child, container, "a process that containerd has lost is killed");
@@ -276,9 +281,8 @@ fn kill_children(pid: u32, id: &str) -> Vec<String> {
         if let Err(error) = process::kill(child) {
             debug!(shim = id, pid = child, %error, "a lost process was not killed");
         }
-        containers.extend(container.filter(|container| !containers.contains(container)));
+        lost.extend(container.filter(|container| !lost.contains(container)));
     }
-    containers
 }
 
 fn is_shim_of(pid: u32, id: &str) -> bool {

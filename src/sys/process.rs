@@ -1,5 +1,7 @@
 //! This process: capabilities and OOM score.
 
+use std::path::Path;
+
 /// Bits of the kernel's capability sets.
 const CAP_SYS_ADMIN: u32 = 21;
 const CAP_SYS_RESOURCE: u32 = 24;
@@ -52,7 +54,7 @@ fn status_mask(field: &str) -> u64 {
 pub fn children(pid: u32) -> Vec<u32> {
     let entries = std::fs::read_dir("/proc").into_iter().flatten().flatten();
     let child = |entry: std::fs::DirEntry| {
-        let status = std::fs::read_to_string(entry.path().join("status")).ok()?;
+        let status = status_in(&entry.path())?;
         let is_it = parent_in(&status) == Some(pid) && !status.contains("\nState:\tZ");
         if is_it { entry.file_name().to_str()?.parse().ok() } else { None }
     };
@@ -62,7 +64,13 @@ pub fn children(pid: u32) -> Vec<u32> {
 /// The parent of a process.
 #[must_use]
 pub fn parent_of(pid: u32) -> Option<u32> {
-    parent_in(&std::fs::read_to_string(format!("/proc/{pid}/status")).ok()?)
+    parent_in(&status_in(Path::new(&format!("/proc/{pid}")))?)
+}
+
+/// A process's status, whose name is of any bytes.
+fn status_in(folder: &Path) -> Option<String> {
+    let status = std::fs::read(folder.join("status")).ok()?;
+    Some(String::from_utf8_lossy(&status).into_owned())
 }
 
 fn parent_in(status: &str) -> Option<u32> {

@@ -171,7 +171,11 @@ impl Pods {
         };
         parts.containerd.create_container(record, None).await?;
         parts.discard_task(id).await?;
-        parts.containerd.end_empty_shim(id).await?;
+        // Containers whose pod has lost its record may run: the kubelet ends them.
+        match parts.store.containers().iter().any(|container| container.pod_id.as_str() == id) {
+            true => parts.containerd.end_lost_shim(id).await?,
+            false => drop(parts.containerd.end_empty_shim(id).await?),
+        }
         parts.containerd.delete_container(id).await
     }
 
